@@ -1,0 +1,197 @@
+"""One forward pass, and of what happens inside only what is needed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.utils import logging
+
+from distil_nlp.blocks import Blocks, find_blocks
+from distil_nlp.errors import ModelError
+from distil_nlp.signals import Batch, Needs, SelfAttention, Signals, valid_tokens
+
+logger = logging.get_logger(__name__)
+
+ATTENTION_NAME = "distil_sdpa"
+
+
+class _Enough(Exception):  # noqa: N818 - control flow, not an error
+    """Raised inside a forward pass when everything needed has been seen."""
+
+
+class _Recorder:
+    """Keeps what the hooks of one forward pass see; blocks are told apart by the order in which they run."""
+
+    def __init__(self, needs: Needs, num_layers: int) -> None:
+        self.needs, self.num_layers = needs, num_layers
+        self.block = 0
+        self.hidden_states: dict[int, Tensor] = {}
+        self.attentions: dict[int, SelfAttention] = {}
+
+    def block_starts(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.block += 1
+        if self.block == 1 and 0 in self.needs.hidden_states:
+            self.hidden_states[0] = args[0] if args else kwargs["hidden_states"]
+            self._stop_when_done(0)
+
+    def block_ends(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.block < self.num_layers and self.block in self.needs.hidden_states:
+            self.hidden_states[self.block] = output if isinstance(output, Tensor) else output[0]
+        if self.block < self.num_layers:
+            self._stop_when_done(self.block)
+
+    def backbone_ends(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.num_layers in self.needs.hidden_states:
+            self.hidden_states[self.num_layers] = output[0]
+        self._stop_when_done(self.num_layers)
+
+    def attention_seen(self, attention: SelfAttention) -> None:
+        if self.block in self.needs.attentions:
+            self.attentions.setdefault(self.block, attention)
+            if self.block not in self.needs.hidden_states:
+                self._stop_when_done(self.block)
+
+    def _stop_when_done(self, block: int) -> None:
+        if not self.needs.head and block >= self.needs.deepest:
+            raise _Enough
+
+
+_recorder: ContextVar[_Recorder | None] = ContextVar("recorder", default=None)
+
+
+def _recording_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The model's own SDPA; a recorder, where one is listening, is shown what goes in."""
+    recorder = _recorder.get()
+    if recorder is not None:
+        causal = is_causal if is_causal is not None else getattr(module, "is_causal", False)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        recorder.attention_seen(SelfAttention(query, key, attention_mask, scale, bool(causal)))
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **kwargs
+    )
+
+
+AttentionInterface.register(ATTENTION_NAME, _recording_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+
+
+def prepare_attention(model: PreTrainedModel, role: str) -> None:
+    """Makes a model's self-attention observable; called once, and only where an objective needs it.
+
+    A model whose attention goes through ``transformers.AttentionInterface`` keeps SDPA. One that does not
+    (DeBERTa-v2) is switched to eager attention, which is slower and, in training, gives maps after dropout.
+
+    Args:
+        model: The student or the teacher.
+        role: ``"student"`` or ``"teacher"``, for messages.
+
+    Raises:
+        ModelError: if the model was loaded with an attention that has no maps to look at (flash, flex).
+    """
+    current = model.config._attn_implementation
+    if current not in (None, "sdpa", "eager", ATTENTION_NAME):
+        raise ModelError(
+            f"An objective matches attention maps, so the {role}'s attention must be observable.",
+            f"The {role} was loaded with attn_implementation='{current}', which never builds them.",
+            f"Load the {role} with from_pretrained(..., attn_implementation='sdpa'), or leave the objective out.",
+        )
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation(ATTENTION_NAME)
+        return
+    logger.warning(
+        f"{type(model).__name__} ({role}) does not use transformers.AttentionInterface: its attention runs eagerly, "
+        "which is slower, and in training its maps are taken after dropout."
+    )
+    model.config._attn_implementation = "eager"
+
+
+def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
+    """Runs a model once on a batch.
+
+    The last hidden state is what the head reads, after a final norm where the model has one, as in transformers.
+    If neither logits nor loss are needed the pass ends at the highest block that is.
+
+    Args:
+        model: The model, or its data-parallel wrapping.
+        batch: The collated batch; keys that the model does not know are left out, and so are labels unless the
+            loss is needed.
+        needs: What to keep.
+
+    Raises:
+        ModelError: if attention is needed of a model that :func:`prepare_attention` has not seen.
+    """
+    core = extract_model_from_parallel(model)
+    known = inspect.signature(core.forward).parameters
+    label_names = () if needs.loss else ("labels", "start_positions", "end_positions")
+    inputs = {name: value for name, value in batch.items() if name in known and name not in label_names}
+    signals = Signals(attention_mask=valid_tokens(batch))
+    if not (needs.hidden_states or needs.attentions):
+        return _read_output(signals, model(**inputs)) if needs.head else signals
+
+    eager = bool(needs.attentions) and core.config._attn_implementation == "eager"
+    if needs.attentions and not eager and core.config._attn_implementation != ATTENTION_NAME:
+        raise ModelError(
+            "Attention is needed of a model that has not been made observable.",
+            f"attn_implementation is '{core.config._attn_implementation}'.",
+            "Call distil_nlp.capture.prepare_attention(model, 'student') first.",
+        )
+    if eager:  # maps come with the finished output
+        needs |= Needs(logits=True)
+        inputs["output_attentions"] = True
+    blocks = find_blocks(core)
+    recorder = _Recorder(needs, blocks.num_layers)
+    with _listening(core, blocks, recorder):
+        try:
+            output = model(**inputs)
+        except _Enough:
+            output = None
+    signals.hidden_states, signals.attentions = recorder.hidden_states, recorder.attentions
+    if eager:
+        maps = output["attentions"]
+        output = type(output)(**{name: value for name, value in output.items() if name != "attentions"})
+        signals.attentions = {block: SelfAttention(probabilities=maps[block - 1]) for block in needs.attentions}
+    return _read_output(signals, output)
+
+
+@contextmanager
+def _listening(model: PreTrainedModel, blocks: Blocks, recorder: _Recorder) -> Iterator[None]:
+    """Hooks for the length of one forward pass, so that a recomputation in the backward pass is not heard."""
+    with ExitStack() as stack:
+        for module in blocks.modules:
+            stack.callback(module.register_forward_pre_hook(recorder.block_starts, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(recorder.block_ends).remove)
+        stack.callback(model.base_model.register_forward_hook(recorder.backbone_ends).remove)
+        token = _recorder.set(recorder)
+        stack.callback(_recorder.reset, token)
+        yield
+
+
+def _read_output(signals: Signals, output: Any) -> Signals:
+    if output is None:
+        return signals
+    signals.output = output
+    signals.loss = output.get("loss")
+    if "start_logits" in output:
+        signals.logits = torch.stack([output["start_logits"], output["end_logits"]], dim=1)  # [batch, 2, tokens]
+    else:
+        signals.logits = output.get("logits")
+    return signals

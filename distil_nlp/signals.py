@@ -1,0 +1,147 @@
+"""What one forward pass exposes, and which part of it an objective asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What must be captured of a forward pass; ``a | b`` is what both need.
+
+    Blocks are numbered 1..L; hidden state 0 is the embedding output.
+
+    Attributes:
+        logits: The head's output.
+        loss: The model's own loss on the batch's labels.
+        hidden_states: Numbers of the hidden states.
+        attentions: Numbers of the blocks whose self-attention is needed.
+    """
+
+    logits: bool = False
+    loss: bool = False
+    hidden_states: frozenset[int] = frozenset()
+    attentions: frozenset[int] = frozenset()
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            self.logits or other.logits,
+            self.loss or other.loss,
+            self.hidden_states | other.hidden_states,
+            self.attentions | other.attentions,
+        )
+
+    @property
+    def head(self) -> bool:
+        """Whether the forward pass must run to its end."""
+        return self.logits or self.loss
+
+    @property
+    def deepest(self) -> int:
+        """The highest block needed, were there no head."""
+        return max(self.hidden_states | self.attentions, default=0)
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """One block's self-attention: what its maps are made of, or the maps themselves.
+
+    Attributes:
+        query: ``[batch, heads, tokens, head_width]``, after rotary embedding where the model has one.
+        key: ``[batch, key_heads, tokens, head_width]``; ``key_heads`` divides ``heads``.
+        mask: Additive or boolean (true = may attend), broadcastable to ``[batch, heads, tokens, tokens]``;
+            None where every token may attend to every token (to every earlier one if ``causal``).
+        scaling: Factor on the scores before the softmax.
+        causal: Whether a missing mask stands for a causal one.
+        probabilities: ``[batch, heads, tokens, tokens]`` from a model that only gives finished maps.
+    """
+
+    query: Tensor | None = None
+    key: Tensor | None = None
+    mask: Tensor | None = None
+    scaling: float = 1.0
+    causal: bool = False
+    probabilities: Tensor | None = None
+
+
+@dataclass
+class Signals:
+    """What one forward pass exposed.
+
+    Attributes:
+        logits: ``[batch, labels]``, ``[batch, tokens, vocab]``, or ``[batch, 2, tokens]`` for spans (start, end).
+        loss: The model's own loss, the mean over its items in this batch.
+        hidden_states: ``[batch, tokens, width]`` by number; 0 is the embedding output, the last is what the
+            head reads (as in transformers).
+        attentions: Self-attention by block number.
+        attention_mask: ``[batch, tokens]``, true where a token is not padding.
+        output: The model's own output, whole.
+    """
+
+    logits: Tensor | None = None
+    loss: Tensor | None = None
+    hidden_states: dict[int, Tensor] = field(default_factory=dict)
+    attentions: dict[int, SelfAttention] = field(default_factory=dict)
+    attention_mask: Tensor | None = None
+    output: Any = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's measures, as far as distillation asks for them.
+
+    Attributes:
+        num_layers: Number of blocks, L.
+        width: Hidden size.
+        num_heads: Attention heads a block.
+        num_outputs: Labels or vocabulary rows of the head; 0 without a head.
+        item: What one prediction is: ``example``, ``token``, ``next_token`` or ``span``; None without a head.
+        problem: ``regression``, ``multi_label_classification`` or None for one class out of many.
+    """
+
+    num_layers: int
+    width: int
+    num_heads: int
+    num_outputs: int = 0
+    item: str | None = None
+    problem: str | None = None
+
+
+def valid_tokens(batch: Batch) -> Tensor:
+    """Which tokens of a batch are not padding.
+
+    Returns:
+        ``[batch, tokens]`` boolean; all true where the batch has no attention mask.
+    """
+    mask = batch.get("attention_mask")
+    if mask is not None:
+        return mask.bool()
+    reference = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]
+    return torch.ones(reference.shape, dtype=torch.bool, device=reference.device)
+
+
+def valid_items(batch: Batch, item: str | None) -> Tensor:
+    """Which predictions of a batch count.
+
+    Args:
+        batch: The collated batch.
+        item: As in :class:`Shape`.
+
+    Returns:
+        Boolean, ``[batch]`` for examples and spans, ``[batch, tokens]`` for tokens, and ``[batch, tokens - 1]`` for
+        next tokens (position t predicts token t + 1). ``-100`` never counts; without labels every token that is
+        not padding does.
+    """
+    if item in ("example", "span", None):
+        tokens = valid_tokens(batch)
+        return torch.ones(tokens.shape[:1], dtype=torch.bool, device=tokens.device)
+    labels = batch.get("labels")
+    valid = valid_tokens(batch) if labels is None else labels != -100
+    return valid[:, 1:] if item == "next_token" else valid

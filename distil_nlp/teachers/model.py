@@ -1,0 +1,37 @@
+"""A model as teacher."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from transformers import PreTrainedModel
+
+from distil_nlp.blocks import describe
+from distil_nlp.capture import capture, prepare_attention
+from distil_nlp.signals import Batch, Needs, Signals
+
+
+class ModelTeacher:
+    """Runs a model in ``eval()`` without gradient, in its own dtype, and no further than needed.
+
+    Args:
+        model: The teacher. Its parameters are frozen.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.shape = describe(model)
+        self.input_names = frozenset(inspect.signature(model.forward).parameters)
+
+    def prepare(self, needs: Needs, device: torch.device) -> None:
+        """Moves the model to the device and makes its attention observable where that is needed."""
+        if getattr(self.model, "hf_device_map", None) is None:
+            self.model.to(device)
+        if needs.attentions:
+            prepare_attention(self.model, "teacher")
+
+    def __call__(self, batch: Batch, needs: Needs) -> Signals:
+        """Signals for a batch."""
+        with torch.no_grad():
+            return capture(self.model, batch, needs)

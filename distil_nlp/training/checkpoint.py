@@ -1,0 +1,82 @@
+"""Checkpoints that are whole or not used at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from pathlib import Path
+
+from distil_nlp.errors import TrainingError
+
+SEAL = "distil_seal.json"
+_CHUNK = 1 << 20
+
+
+def seal(folder: Path) -> None:
+    """Writes, last of all, the size and checksum of every file of a checkpoint.
+
+    A checkpoint without a seal was interrupted while it was written.
+    """
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != SEAL
+    }
+    partial = folder / f".{SEAL}"
+    partial.write_text(json.dumps(files, indent=1), encoding="utf-8")
+    os.replace(partial, folder / SEAL)
+
+
+def verify(folder: Path) -> None:
+    """Compares a checkpoint with its seal.
+
+    Raises:
+        TrainingError: if a file is missing or not what was written, naming it and the way out.
+    """
+    files = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+    for name, expected in files.items():
+        path = folder / name
+        damage = None
+        if not path.is_file():
+            damage = "is missing"
+        elif path.stat().st_size != expected["bytes"]:
+            damage = f"has {path.stat().st_size:,} bytes instead of {expected['bytes']:,}"
+        elif _crc32(path) != expected["crc32"]:
+            damage = "does not have the checksum that it was written with"
+        if damage:
+            raise TrainingError(
+                f"Training was to go on from {folder}.",
+                f"The checkpoint is damaged: {name} {damage}.",
+                f"Delete {folder} to go on from the checkpoint before it, or from the start of this stage.",
+            )
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None.
+
+    A checkpoint that was interrupted while it was written is passed over.
+
+    Raises:
+        TrainingError: if the newest sealed checkpoint is damaged.
+    """
+    sealed = [path for path in output_dir.glob("checkpoint-*") if (path / SEAL).is_file()]
+    if not sealed:
+        return None
+    newest = max(sealed, key=_step)
+    verify(newest)
+    return newest
+
+
+def _step(path: Path) -> int:
+    match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+    return int(match.group(1)) if match else -1
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value

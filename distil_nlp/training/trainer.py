@@ -1,0 +1,261 @@
+"""`transformers.Trainer`, and what distillation changes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from distil_nlp.blocks import describe
+from distil_nlp.capture import capture, prepare_attention
+from distil_nlp.errors import ModelError, TrainingError
+from distil_nlp.objectives import Objective, TaskLoss
+from distil_nlp.signals import Batch, Needs, Signals
+from distil_nlp.teachers import Teacher, as_teacher
+from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
+
+OBJECTIVES_FILE = "objectives.safetensors"
+
+
+class DistillationTrainer(Trainer):
+    r"""Trains a student under a sum of objectives.
+
+    .. math:: L = \sum_o \frac{w_o}{n_o} \sum_{i=1}^{n_o} \ell_o(i)
+
+    where :math:`n_o` counts the objective's items (examples, tokens that are not padding, ...) over all micro-batches
+    and processes of an optimizer step, so that accumulation and data parallelism are exact. Each term is logged
+    under its objective's name, weighted as it enters the sum; the logged terms add up to the logged loss.
+
+    Takes what :class:`transformers.Trainer` takes, and:
+
+    Args:
+        model: The student.
+        teacher: A transformers model or a :class:`~distil_nlp.teachers.Teacher`; None trains without one.
+        objectives: The terms of the loss; plain fine-tuning (``[TaskLoss()]``) if there is no teacher and none is given.
+        **kwargs: As for :class:`transformers.Trainer`.
+
+    Raises:
+        DistilError: for objectives that do not suit the two models, before anything is trained.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        teacher: PreTrainedModel | Teacher | None = None,
+        objectives: Sequence[Objective] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, **kwargs)
+        self.teacher = None if teacher is None else as_teacher(teacher)
+        self.objectives = nn.ModuleList(_checked(objectives, self.teacher)).to(self.args.device)
+        self._refuse_unsupported_parallelism()
+        self.model_accepts_loss_kwargs = True  # before transformers 5.5 this is what `loss_is_scaled_for_ga` says
+        shape = describe(model)
+        for objective in self._objectives():
+            objective.bind(shape, self.teacher.shape if self.teacher else None)
+        self.objectives.to(self.args.device)
+        self.student_needs, self.teacher_needs = Needs(logits=True), Needs()
+        for objective in self._objectives():
+            self.student_needs |= objective.student_needs
+            self.teacher_needs |= objective.teacher_needs
+        if self.student_needs.attentions:
+            prepare_attention(model, "student")
+        if self.teacher:
+            self.teacher.prepare(self.teacher_needs, self.args.device)
+        self._terms = torch.zeros(len(self.objectives), device=self.args.device, dtype=torch.float64)
+        self._terms_since = 0
+
+    # ---- loss ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | None]:
+        """Collects an optimizer step's micro-batches and counts each objective's items in all of them.
+
+        Data-parallel training averages gradients over processes, so each process divides by its share.
+        """
+        self.objectives.zero_grad()  # transformers clears the student's gradients only
+        batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if counts is not None and self.args.world_size > 1:
+            counts = self.accelerator.gather(counts.unsqueeze(0)).sum(0) / self.args.world_size
+        return batches, None if counts is None else counts.clamp(min=1)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
+        """Items by objective, ``[objectives]``, in this process."""
+        if not batch_samples:
+            return None
+        counts = [torch.stack([o.count(batch) for o in self._objectives()]) for batch in batch_samples]
+        return torch.stack(counts).sum(0).to(device, torch.float64)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """The sum of the objectives' terms."""
+        teacher = self.teacher(inputs, self.teacher_needs) if self.teacher else Signals()
+        student = capture(model, inputs, self.student_needs)
+        terms = self._compute_terms(student, teacher, inputs, num_items_in_batch)
+        loss = torch.stack(terms).sum()
+        if model.training:
+            self._record(terms, loss)
+        return (loss, student.output) if return_outputs else loss
+
+    def _compute_terms(
+        self, student: Signals, teacher: Signals, batch: Batch, counts: Tensor | None
+    ) -> list[Tensor]:
+        per_objective = [None] * len(self.objectives) if counts is None else list(counts.clamp(min=1).float())
+        return [
+            objective(student, teacher, batch, count)
+            for objective, count in zip(self._objectives(), per_objective, strict=True)
+        ]
+
+    def _record(self, terms: list[Tensor], loss: Tensor) -> None:
+        values = torch.stack([term.detach() for term in terms])
+        self._terms += values.to(self._terms)
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            self._refuse_non_finite(values.tolist())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each term since the last log beside the loss."""
+        if "loss" in logs:
+            steps = max(self.state.global_step - self._terms_since, 1)
+            terms = self._terms if self.args.world_size == 1 else self.accelerator.reduce(self._terms, "mean")
+            means = [float(term) / steps for term in terms]
+            self._refuse_non_finite(means)
+            logs.update({o.name: mean for o, mean in zip(self._objectives(), means, strict=True)})
+            self._terms.zero_()
+            self._terms_since = self.state.global_step
+        super().log(logs, start_time)
+
+    # ---- optimisation: trainable projections go along with the student ----
+
+    def _trained(self) -> nn.ModuleList:
+        return nn.ModuleList([self.model, self.objectives])
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """An optimizer over the student's and the objectives' parameters."""
+        return super().create_optimizer(self._trained())
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """A micro-batch; the last of a step also averages the objectives' gradients over the processes."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if self.args.world_size > 1 and self.accelerator.sync_gradients:
+            for parameter in self.objectives.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return super()._clip_grad_norm(self._trained())
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return super()._get_grad_norm(self._trained(), grad_norm=grad_norm)
+
+    # ---- checkpoints ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As in transformers; ``True`` resumes from the newest whole checkpoint, if there is one."""
+        if resume_from_checkpoint is True:
+            newest = newest_checkpoint(Path(self.args.output_dir or "."))
+            resume_from_checkpoint = str(newest) if newest else None
+        elif isinstance(resume_from_checkpoint, str):
+            verify(Path(resume_from_checkpoint))
+        self._terms_since = 0
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Saves, seals, and only then deletes older checkpoints."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        run_dir = self._get_output_dir(trial=trial)
+        if self.args.should_save:
+            seal(Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.objectives.state_dict()
+        if state and self.args.should_save:
+            save_file(state, str(Path(output_dir) / OBJECTIVES_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and self.objectives.state_dict():
+            self.objectives.load_state_dict(load_file(str(Path(checkpoint) / OBJECTIVES_FILE)))
+
+    # ---- what the two models read, and what is refused ----
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keeps the columns that the teacher reads, too."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            names = self.teacher.input_names if self.teacher else ()
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *names]))
+
+    def _objectives(self) -> Iterator[Objective]:
+        for objective in self.objectives:
+            if isinstance(objective, Objective):
+                yield objective
+
+    def _refuse_non_finite(self, means: list[float]) -> None:
+        terms = {o.name: mean for o, mean in zip(self._objectives(), means, strict=True)}
+        broken = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value))]
+        if broken:
+            raise TrainingError(
+                f"Training stopped at step {self.state.global_step + 1}: the loss is not finite.",
+                "Terms: " + ", ".join(f"{name} = {value:.4g}" for name, value in terms.items()) + ".",
+                "Lower the learning rate or the weight of the broken term; checkpoints saved so far are kept.",
+            )
+
+    def _refuse_unsupported_parallelism(self) -> None:
+        found = None
+        if self.args.n_gpu > 1:
+            found = f"{self.args.n_gpu} GPUs in one process (torch.nn.DataParallel)"
+        elif self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            found = "DeepSpeed" if self.is_deepspeed_enabled else "FSDP"
+        if found:
+            raise ModelError(
+                "Distillation looks inside both models while they run.",
+                f"Found {found}, which hides or copies their parts.",
+                "Start one process a GPU: `torchrun --nproc_per_node N ...` or `accelerate launch ...`; "
+                "or set CUDA_VISIBLE_DEVICES to one GPU.",
+            )
+
+
+def _checked(objectives: Sequence[Objective] | None, teacher: Teacher | None) -> list[Objective]:
+    """The objectives, or the default without a teacher."""
+    if objectives is None and teacher is None:
+        return [TaskLoss()]
+    objectives = list(objectives or ())
+    names = [objective.name for objective in objectives]
+    if not objectives or len(set(names)) < len(names):
+        raise ModelError(
+            "A DistillationTrainer trains under at least one objective, each of them once.",
+            f"Found {names}.",
+            "Give e.g. objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0)].",
+        )
+    lonely = [objective.name for objective in objectives if objective.uses_teacher and teacher is None]
+    if lonely:
+        raise ModelError(f"{', '.join(lonely)} need a teacher.", "There is none.", "Give teacher=...")
+    return objectives

@@ -1,0 +1,67 @@
+import copy
+
+import pytest
+import torch
+from tiny_models import FAMILIES, batch, tiny_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from distil_nlp.errors import ModelError
+from distil_nlp.students import build_student
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keeps_blocks_embeddings_and_head_and_loads_plainly(family, tmp_path):
+    teacher = tiny_model(family)
+    student = build_student(teacher, num_layers=2)
+    made = {name: batch()[name] for name in ("input_ids", "attention_mask")}
+    if family not in ("albert", "modernbert"):  # shared blocks; blocks that differ by position
+        twin = copy.deepcopy(teacher)
+        path = next(n for n, m in twin.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 4)
+        blocks = twin.get_submodule(path)
+        kept = torch.nn.ModuleList([blocks[1], blocks[3]])
+        twin.set_submodule(path, kept)
+        twin.config.num_hidden_layers = 2
+        twin.config.use_cache = False  # its blocks still carry their old numbers
+        torch.testing.assert_close(student(**made).logits, twin(**made).logits)
+    student.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert type(loaded) is type(teacher)
+    torch.testing.assert_close(loaded(**made).logits, student(**made).logits)
+    assert {p.data_ptr() for p in student.parameters()}.isdisjoint(p.data_ptr() for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_decoders_generate(family, tmp_path):
+    student = build_student(tiny_model(family, "next_token"), layers=[1, -1])
+    student.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(
+        loaded.generate(ids, max_new_tokens=5, min_new_tokens=5, do_sample=False),
+        student.generate(ids, max_new_tokens=5, min_new_tokens=5, do_sample=False),
+    )
+
+
+def test_per_block_attention_types_follow_the_kept_blocks():
+    teacher = tiny_model("modernbert")
+    types = teacher.config.layer_types
+    assert build_student(teacher, layers=[2, 4]).config.layer_types == [types[1], types[3]]
+    assert teacher.config.layer_types == types
+
+
+def test_is_float32_and_leaves_the_random_state_alone():
+    teacher = tiny_model().to(torch.bfloat16)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    student = build_student(teacher, num_layers=1)
+    assert torch.rand(1) == expected
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "request_", [{}, {"num_layers": 2, "layers": [1]}, {"num_layers": 5}, {"num_layers": 0}, {"layers": [5]}, {"layers": [0]}]
+)
+def test_impossible_students_are_refused(request_):
+    with pytest.raises(ModelError):
+        build_student(tiny_model(), **request_)

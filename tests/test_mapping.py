@@ -1,0 +1,37 @@
+import pytest
+
+from distil_nlp.errors import ModelError, RecipeError
+from distil_nlp.mapping import LayerMapping
+
+
+@pytest.mark.parametrize(
+    ("spec", "student", "teacher", "expected"),
+    [
+        ("uniform", 3, 6, [(1, 2), (2, 4), (3, 6)]),
+        ("uniform", 6, 12, [(i, 2 * i) for i in range(1, 7)]),
+        ("uniform", 5, 12, [(1, 2), (2, 5), (3, 7), (4, 10), (5, 12)]),
+        ("uniform", 4, 4, [(1, 1), (2, 2), (3, 3), (4, 4)]),
+        ("last", 2, 6, [(1, 5), (2, 6)]),
+        ({1: 3, -1: -1}, 3, 6, [(1, 3), (3, 6)]),
+        ([[2, 4]], 3, 6, [(2, 4)]),
+    ],
+)
+def test_pairs(spec, student, teacher, expected):
+    assert LayerMapping(spec).resolve(student, teacher) == expected
+
+
+@pytest.mark.parametrize("spec", ["unifrom", {}, [[1]], [["a", 2]], {"1": 2}])
+def test_malformed_mappings_are_refused(spec):
+    with pytest.raises(RecipeError):
+        LayerMapping(spec)
+
+
+@pytest.mark.parametrize("spec", [{4: 1}, {1: 7}, {0: 1}, {1: -7}])
+def test_blocks_that_do_not_exist_are_refused(spec):
+    with pytest.raises(ModelError, match="blocks, numbered 1 to"):
+        LayerMapping(spec).resolve(3, 6)
+
+
+def test_a_deeper_student_needs_explicit_pairs():
+    with pytest.raises(ModelError, match="explicitly"):
+        LayerMapping("uniform").resolve(8, 6)
