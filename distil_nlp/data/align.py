@@ -1,0 +1,131 @@
+"""Whether teacher, student, tokenizer and data speak of the same labels and the same tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from distil_nlp.errors import ModelError
+
+_UNNAMED = re.compile(r"LABEL_\d+")
+
+# Their positions start after the padding id, so that many rows of the position table are never used.
+_OFFSET_POSITIONS = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+_PROBE = "The Quick brown fox's naïve café — 12,345 tokens?\n  Straße 北京 🙂"
+
+
+def align_labels(teacher_config: PretrainedConfig, label_names: Sequence[str]) -> None:
+    """Checks that the teacher's label ids mean what the data's do; the case of the names may differ.
+
+    Raises:
+        ModelError: The number, the names or the order of the labels differ, or the teacher's have no names.
+    """
+    id2label = {int(index): str(name) for index, name in (teacher_config.id2label or {}).items()}
+    teacher = [id2label[index] for index in sorted(id2label)]
+    data = list(label_names)
+    if [name.casefold() for name in teacher] == [name.casefold() for name in data]:
+        return
+    asked = "The labels of the teacher and of the data do not agree."
+    found = f"Teacher: {_listed(teacher)}. Data: {_listed(data)}."
+    own_head = "or give the teacher a head of its own for this data (`fine_tune`)"
+    if len(teacher) == len(data) and all(_UNNAMED.fullmatch(name) for name in teacher):
+        fix = (
+            "The teacher's labels have no names, so nothing says which is which. Set id2label and label2id in"
+            f" its config.json, {own_head}."
+        )
+    elif sorted(map(str.casefold, teacher)) == sorted(map(str.casefold, data)):
+        fix = (
+            "They are the same in another order. Give the recipe's `classes` in the teacher's order"
+            f" (each name with its rule, or with the data's label), {own_head}."
+        )
+    else:
+        fix = (
+            "Name the data's labels as the teacher does, in its order, by the recipe's `classes`"
+            f' (`classes: {{{teacher[0] if teacher else "name"}: "{data[0]}", ...}}`), {own_head}.'
+        )
+    raise ModelError(asked, found, fix)
+
+
+def check_tokenizer_fits(
+    tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, *, max_length: int | None = None
+) -> None:
+    """Checks that token ids have embeddings, rows can be padded, and ``max_length`` tokens have positions.
+
+    Raises:
+        ModelError: One of these does not hold.
+    """
+    config = model_config.get_text_config()
+    name = tokenizer.name_or_path or type(tokenizer).__name__
+    asked = f"The tokenizer '{name}' does not fit the model ({config.model_type})."
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= config.vocab_size:
+        raise ModelError(
+            asked,
+            f"Its token ids go up to {highest}, and the model has {config.vocab_size} embeddings (from 0).",
+            "Use the tokenizer that was saved with the model, or resize the model's embeddings.",
+        )
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            asked,
+            "It has no padding token.",
+            "Set one and save it: tokenizer.pad_token = tokenizer.eos_token; tokenizer.save_pretrained(DIR).",
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or max_length is None:
+        return
+    if config.model_type in _OFFSET_POSITIONS:
+        positions -= (config.pad_token_id or 0) + 1
+    if max_length > positions:
+        raise ModelError(
+            f"Cannot use max_length {max_length}.",
+            f"The model ({config.model_type}) has positions for {positions} tokens.",
+            f"Set `max_length` to {positions} or less.",
+        )
+
+
+def check_same_tokenizer(
+    teacher_tokenizer: PreTrainedTokenizerBase, student_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Checks that teacher and student cut a text into the same tokens, with the same ids.
+
+    Raises:
+        ModelError: They do not, so that their positions and vocabularies cannot be compared.
+    """
+    teacher, student = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
+    if teacher != student:
+        differing = sorted(
+            token for token in teacher.keys() | student.keys() if teacher.get(token) != student.get(token)
+        )
+        token = differing[0]
+        found = (
+            f"{len(differing)} tokens differ, of {len(teacher)} (teacher) and {len(student)} (student):"
+            f" {token!r} has the id {teacher.get(token)} in the one and {student.get(token)} in the other."
+        )
+    elif teacher_tokenizer(_PROBE)["input_ids"] != student_tokenizer(_PROBE)["input_ids"]:
+        found = "They have the same tokens, but cut texts differently (case, accents or special tokens)."
+    else:
+        return
+    raise ModelError(
+        "The teacher and the student have different tokenizers.",
+        found,
+        "Make the student from the teacher (`student: {num_layers: ...}`), which keeps its tokenizer, or"
+        " choose a student checkpoint with the teacher's tokenizer.",
+    )
+
+
+def _listed(names: Sequence[str], shown: int = 12) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(f"{index} {name}" for index, name in enumerate(names[:shown])) + more

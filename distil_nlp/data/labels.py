@@ -1,0 +1,146 @@
+"""Label columns of any kind, to ids with names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import ClassLabel, Dataset
+
+from distil_nlp.data.classes import parse_classes
+from distil_nlp.errors import DataError
+
+NO_LABEL = -1
+"""The id of a row whose label is missing."""
+
+NO_CLASS = -2
+"""The id of a row whose label fits none of the ``classes``."""
+
+_WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The names in the order of their ids, and the id of each row of each split."""
+
+    names: list[str]
+    ids: dict[str, list[int]]
+
+
+def encode_labels(
+    splits: Mapping[str, Dataset],
+    column: str,
+    *,
+    rules: Mapping[str, str] | None = None,
+    known_names: list[str] | None = None,
+) -> Labels:
+    """Turns a label column into ids.
+
+    With ``rules``, ids follow their order. A ``ClassLabel`` column keeps its own names. Otherwise whole
+    numbers are sorted by value, booleans false first, and strings by code point; ``known_names`` names the
+    numbers 0, 1, ... or gives the order of the strings.
+
+    Args:
+        splits: The rows, by split.
+        column: The label column.
+        rules: Class names and their rules, as :func:`~distil_nlp.data.classes.parse_classes` reads them.
+        known_names: The names of the ids, where the data gives them.
+
+    Raises:
+        DataError: The column is not a class label, or has fewer than two classes.
+        RecipeError: A rule cannot be read.
+    """
+    values = {split: _values(rows, column) for split, rows in splits.items()}
+    present = {value for found in values.values() for value in found if value is not None}
+    feature = splits["train"].features[column]
+    if rules is not None:
+        names, table = _by_rules(rules, present, column)
+    elif isinstance(feature, ClassLabel):
+        names, table = list(feature.names), {name: index for index, name in enumerate(feature.names)}
+    else:
+        names, table = _by_value(present, column, known_names)
+    if len(names) < 2:
+        raise DataError(
+            f"The label column '{column}' has fewer than two classes.",
+            f"It has {names or 'no label at all'}.",
+            "Name the right column as `label`, or add rows of another class.",
+        )
+    table[None] = NO_LABEL
+    return Labels(names, {split: [table[value] for value in found] for split, found in values.items()})
+
+
+def _values(rows: Dataset, column: str) -> list[Any]:
+    """Returns the column's values, class ids by their names, and None for whatever stands for no label."""
+    feature, values = rows.features[column], rows[column][:]
+    if isinstance(feature, ClassLabel):
+        return [None if value is None or value < 0 else feature.names[value] for value in values]
+    if any(isinstance(value, list | dict) for value in values):
+        raise DataError(
+            f"The label column '{column}' does not hold one label a row.",
+            f"Its type is {feature}.",
+            "Name another column as `label`.",
+        )
+    values = [value.strip() if isinstance(value, str) else value for value in values]
+    return [None if value in (None, "") or value != value else value for value in values]
+
+
+def _by_rules(rules: Mapping[str, str], present: set[Any], column: str) -> tuple[list[str], dict[Any, int]]:
+    class_of, names = parse_classes(rules), list(rules)
+    found = {value: class_of(value) for value in present}
+    for index, name in enumerate(names):
+        if index not in found.values():
+            raise DataError(
+                f"No row fits class '{name}' ({rules[name]!r}).",
+                f"The column '{column}' has {_shown(present)}.",
+                "Correct the rules of `classes`, or name another column as `label`.",
+            )
+    return names, {value: NO_CLASS if index is None else index for value, index in found.items()}
+
+
+def _by_value(present: set[Any], column: str, known_names: list[str] | None) -> tuple[list[str], dict[Any, int]]:
+    asked = f"The label column '{column}' is not a class label."
+    kinds = {type(value) for value in present}
+    if all(_WHOLE.fullmatch(str(value)) for value in present) and bool not in kinds:
+        numbers = sorted({int(float(value)) for value in present})
+        if known_names is not None:
+            if numbers and not 0 <= numbers[0] <= numbers[-1] < len(known_names):
+                raise DataError(
+                    f"The label_names do not fit the label column '{column}'.",
+                    f"There are {len(known_names)}, and the ids go from {numbers[0]} to {numbers[-1]}.",
+                    "Give one name for each id from 0.",
+                )
+            return known_names, {value: int(float(value)) for value in present}
+        ids = {number: index for index, number in enumerate(numbers)}
+        return [str(number) for number in numbers], {value: ids[int(float(value))] for value in present}
+    if kinds == {bool}:
+        return ["false", "true"], {False: 0, True: 1}
+    if kinds == {str}:
+        names = sorted(present) if known_names is None else known_names
+        if unknown := present - set(names):
+            raise DataError(
+                f"The label_names do not fit the label column '{column}'.",
+                f"They lack {_shown(unknown)}.",
+                "Name every label.",
+            )
+        return names, {name: index for index, name in enumerate(names)}
+    if kinds <= {int, float}:
+        raise DataError(
+            asked,
+            f"It has numbers from {min(present):g} to {max(present):g}.",
+            'Cut it into classes: `classes: {negative: "< 0", positive: "> 0"}`, say.',
+        )
+    raise DataError(
+        asked,
+        f"Its values are of type {' and '.join(sorted(kind.__name__ for kind in kinds))}.",
+        "Use one type.",
+    )
+
+
+def _shown(values: set[Any], most: int = 10) -> str:
+    """Lists values, or gives the range of numbers when there are many."""
+    if len(values) > most and all(isinstance(value, int | float) for value in values):
+        return f"numbers from {min(values):g} to {max(values):g}"
+    listed = sorted(map(str, values))
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

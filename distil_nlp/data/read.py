@@ -1,0 +1,265 @@
+"""Files, folders and Hub ids, to rows with named columns, in whatever splits they have."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import errno
+import glob
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import datasets
+from datasets import Dataset
+
+from distil_nlp.errors import DataError, near_match
+from distil_nlp.references import HubReference, hub_access, resolve
+
+_BUILDERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+_SHARD = re.compile(r"-\d+-of-\d+$")
+
+
+class DataSettings(Protocol):
+    """What reading rows needs of a recipe's ``task``; ``config`` and ``revision`` are for Hub ids."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def config(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def sha256(self) -> str | None: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def text_pair(self) -> str | None: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def encoding(self) -> str: ...
+
+
+@dataclass
+class RawData:
+    """Rows as found.
+
+    Attributes:
+        splits: By name: ``train``, and ``validation`` and ``test`` where the data has them.
+        files: What was read, if it was files.
+        label_names: The names of the label ids, where a ``meta.json`` beside the files gives them.
+    """
+
+    splits: dict[str, Dataset]
+    files: list[Path] = field(default_factory=list)
+    label_names: list[str] | None = None
+
+
+def columns_of(task: DataSettings) -> list[str]:
+    """Returns the columns that the task reads."""
+    return [name for name in (task.text, task.text_pair, task.label) if name is not None]
+
+
+def read(task: DataSettings, progress: Callable[[str], None]) -> RawData:
+    """Reads the task's rows.
+
+    Raises:
+        UnresolvedReferenceError: There is no such data, or it cannot be had now.
+        DataError: It cannot be read as what it is said to be, or lacks a column.
+    """
+    columns = columns_of(task)
+    if len(set(columns)) < len(columns):
+        raise DataError(
+            "The recipe's task reads one column twice.",
+            f"Its text, text_pair and label are {', '.join(columns)}.",
+            "Name a column of its own for each.",
+        )
+    source = resolve(task.dataset, sha256=task.sha256, revision=task.revision, kind="data", progress=progress)
+    if isinstance(source, HubReference):
+        return _read_hub(source, task)
+    if task.config is not None:
+        raise DataError(
+            f"Config '{task.config}' was asked of '{task.dataset}'.",
+            "Only data sets on the Hub have configs.",
+        )
+    files = _split_files(source) if source.is_dir() else {"train": [source]}
+    read_files = [file for shards in files.values() for file in shards]
+    splits = {split: _read_files(shards, split, task) for split, shards in files.items()}
+    return RawData(splits, read_files, _meta_label_names(source) if source.is_dir() else None)
+
+
+def _read_hub(source: HubReference, task: DataSettings) -> RawData:
+    with hub_access(source):
+        try:
+            found = datasets.load_dataset(source.name, task.config, revision=source.revision)
+        except ValueError as error:  # an unknown config, or none given where there are several
+            raise DataError(
+                f"Cannot load '{source}' from the Hub.",
+                str(error),
+                "Name one of its configs as `config`, beside `dataset`.",
+            ) from error
+    splits: dict[str, Dataset] = {}
+    for name, rows in found.items():
+        if (split := _SPLIT_NAMES.get(str(name))) is not None:
+            splits[split] = _with_columns(rows, str(source), task)
+    if "train" not in splits:
+        raise DataError(f"'{source}' has no split 'train'.", f"Its splits are {', '.join(map(str, found))}.")
+    return RawData(splits)
+
+
+def _kind(file: Path) -> tuple[str, str]:
+    """Returns the name without suffixes, and the suffix that says the format (``.csv`` of ``a.csv.gz``)."""
+    name = file.name[: -len(".gz")] if file.name.lower().endswith(".gz") else file.name
+    return Path(name).stem, Path(name).suffix.lower()
+
+
+def _open(file: Path) -> gzip.GzipFile | BinaryIO:
+    return gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")
+
+
+def _split_files(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, dict[tuple[str, str], list[Path]]] = {}
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        stem, suffix = _kind(file)
+        stem = _SHARD.sub("", stem)
+        if suffix in _BUILDERS and stem in _SPLIT_NAMES:
+            found.setdefault(_SPLIT_NAMES[stem], {}).setdefault((stem, suffix), []).append(file)
+    asked = f"Cannot read '{folder}' as data."
+    if "train" not in found:
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+        raise DataError(
+            asked,
+            f"It has no train.csv, .tsv, .json, .jsonl, .parquet or .txt (or one of them .gz), only {names}.",
+            "Name the files train, validation and test, or name the one file to read and split.",
+        )
+    for split, groups in found.items():
+        if len(groups) > 1:
+            files = [file.name for shards in groups.values() for file in shards]
+            raise DataError(asked, f"It has several files for '{split}': {', '.join(files)}.", "Keep one of them.")
+    return {split: next(iter(found[split].values())) for split in ("train", "validation", "test") if split in found}
+
+
+def _read_files(files: list[Path], split: str, task: DataSettings) -> Dataset:
+    _, suffix = _kind(files[0])
+    if suffix not in _BUILDERS:
+        raise DataError(
+            f"Cannot read '{files[0]}' as data.",
+            f"Its suffix is '{suffix}'.",
+            f"Use one of {', '.join(_BUILDERS)} (or one of them .gz).",
+        )
+    builder, options = _BUILDERS[suffix], {}
+    if builder != "parquet":
+        for file in files:
+            check_encoding(file, task.encoding)
+        options["encoding"] = task.encoding
+    if builder == "csv":
+        options |= _csv_options(files, "\t" if suffix == ".tsv" else ",", task)
+    try:
+        rows = datasets.load_dataset(
+            builder, data_files={split: [glob.escape(str(file)) for file in files]}, split=split, **options
+        )
+    except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
+        raise _malformed(files, error) from error
+    return _with_columns(rows, str(files[0]), task)
+
+
+def _csv_options(files: list[Path], separator: str, task: DataSettings) -> dict[str, Any]:
+    """Reads the task's columns only, as the text they are: 007, NA and None stay what they are."""
+    wanted = columns_of(task)
+    for file in files:
+        with _open(file) as stream:
+            lines = csv.reader(codecs.getreader(task.encoding)(stream), delimiter=separator)
+            header = next((names for names in lines if names), [])
+        _check_columns([name.lstrip("\ufeff") for name in header], str(file), wanted)
+    as_text = {"converters": dict.fromkeys(wanted, str), "na_filter": False}
+    return {"sep": separator, "usecols": wanted, **as_text}
+
+
+def _malformed(files: list[Path], error: BaseException) -> DataError:
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC
+    return DataError(
+        f"Cannot read {', '.join(map(str, files))}.",
+        f"{type(cause).__name__}: {cause}",
+        "Free some space, or set HF_HOME to a folder on a disk that has it: rows are cached there."
+        if full
+        else "Check that the file is whole, and that its suffix says what it is.",
+    )
+
+
+def check_encoding(file: Path, encoding: str) -> None:
+    """Raises DataError, with line and byte, unless the whole text file has the encoding."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line, read = 1, 0
+    try:
+        with _open(file) as stream:
+            for chunk in stream:
+                read += len(chunk)
+                line += decoder.decode(chunk).count("\n")
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        wrong, position = error.object[error.start], read - len(error.object) + error.start
+        raise DataError(
+            f"Cannot read '{file}' as {encoding}.",
+            f"Line {line} has the byte 0x{wrong:02x} at byte {position} of the file: {error.reason}.",
+            "Say which encoding the file has (`encoding: latin-1`, say, or cp1252), or save it as UTF-8.",
+        ) from error
+    except (OSError, EOFError) as error:
+        raise _malformed([file], error) from error
+
+
+def _with_columns(rows: Dataset, where: str, task: DataSettings) -> Dataset:
+    wanted = columns_of(task)
+    _check_columns(rows.column_names, where, wanted)
+    return rows.select_columns(wanted)
+
+
+def _check_columns(found: Iterable[str], where: str, wanted: list[str]) -> None:
+    names = list(found)
+    for column in wanted:
+        if column not in names:
+            raise DataError(
+                f"'{where}' has no column '{column}'.",
+                near_match(column, names),
+                "Correct `text`, `text_pair` or `label` in the recipe's task, or the file's header.",
+            )
+
+
+def _meta_label_names(folder: Path) -> list[str] | None:
+    """Reads ``{"label_names": [...]}`` of the folder's ``meta.json``, if it is there."""
+    file = folder / "meta.json"
+    if not file.is_file():
+        return None
+    try:
+        names = json.loads(file.read_text(encoding="utf-8")).get("label_names")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"Cannot read '{file}'.", str(error), "Correct it, or take it away.") from error
+    if names is None:
+        return None
+    if not isinstance(names, list) or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names):
+        raise DataError(f"Cannot use the label_names of '{file}'.", f"They are {names!r}.", "List each name once.")
+    return names

@@ -1,0 +1,1 @@
+"""Figures of a run: quality, efficiency and the ledger that holds them."""

@@ -1,0 +1,1 @@
+"""The report of a run, rendered from its ledger (``report.json``) alone."""

@@ -1,0 +1,358 @@
+"""Reading, cleaning and splitting data, from small files of every format."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets.exceptions import DatasetGenerationError
+
+from distil_nlp.data.load import TaskData, load_task_data
+from distil_nlp.data.read import check_encoding
+from distil_nlp.data.split import SPLITS, assign_splits, text_key
+from distil_nlp.errors import DataError, RecipeError
+
+FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a recipe's task section holds."""
+
+    dataset: str
+    config: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    encoding: str = "utf-8"
+    classes: dict[str, str] | None = None
+    split: dict[str, float] = field(default_factory=lambda: dict(FRACTIONS))
+
+
+def load(path: Path, **settings: Any) -> TaskData:
+    return load_task_data(Settings(str(path), **settings))
+
+
+def rows_of(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [{"text": f"sentence {i}", "label": ("bad", "good")[i % 2]} for i in range(start, start + count)]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], separator: str = ",", encoding: str = "utf-8") -> Path:
+    lines = [separator.join(rows[0]), *(separator.join(str(value) for value in row.values()) for row in rows)]
+    content = ("\n".join(lines) + "\n").encode(encoding)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Writes rows in the format that the name says."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind in ("csv", "tsv"):
+        return write_csv(path, rows, "\t" if kind == "tsv" else ",")
+    if kind == "parquet":
+        Dataset.from_list(rows).to_parquet(str(path))
+        return path
+    if kind == "json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        return path
+    write_jsonl(path, rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.csv.gz", "a.tsv", "a.json", "a.jsonl", "a.jsonl.gz", "a.parquet", "[1] b*.csv"]
+)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    rows = rows_of(60)
+    splits, summary = load(write(tmp_path / name, rows))
+    found = {row["text"]: row["label"] for split in splits.values() for row in split}
+    assert found == {row["text"]: ("bad", "good").index(row["label"]) for row in rows}
+    assert summary.label_names == splits["test"].features["label"].names == ["bad", "good"]
+    assert summary.rows == {name: len(splits[name]) for name in SPLITS}
+    assert list(summary.sha256) == [name]
+    # The split depends on the texts alone, so every format has the same one.
+    assert [row["text"] for row in splits["test"]] == [row["text"] for row in rows if assigned(row["text"]) == "test"]
+
+
+def assigned(text: str) -> str:
+    """Twin implementation: the first 8 bytes of the sha1 as a fraction of all."""
+    position = int(text_key(text).hex()[:16], 16) / 16**16
+    return "train" if position < 0.8 else "validation" if position < 0.9 else "test"
+
+
+def test_csv_values_stay_text(tmp_path: Path) -> None:
+    texts = ["NA", "None", "1e5", "null", "nan", "true", *(f"00{i}" for i in range(60))]
+    rows = [{"text": text, "label": ("NA", "null")[i % 2]} for i, text in enumerate(texts)]
+    splits, summary = load(write_csv(tmp_path / "a.csv", rows))
+    assert {row["text"] for split in splits.values() for row in split} == set(texts)
+    assert (summary.label_names, summary.dropped) == (["NA", "null"], {})
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", rows_of(60))
+    first = load(path).summary
+    write_csv(path, rows_of(90))
+    second = load(path).summary
+    assert (sum(first.rows.values()), sum(second.rows.values())) == (60, 90)
+    assert first.sha256 != second.sha256
+
+
+def test_a_folder_with_splits_keeps_them(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows_of(10))
+    write_csv(tmp_path / "dev.csv", rows_of(4, 10))
+    write_jsonl(tmp_path / "test.jsonl", rows_of(6, 14))
+    (tmp_path / "README.md").write_text("read me")
+    splits, summary = load(tmp_path)
+    assert summary.rows == {"train": 10, "validation": 4, "test": 6}
+    assert summary.carved == []
+    assert splits["test"][0] == {"text": "sentence 14", "label": 0}
+    assert summary.majority_baseline == 0.5
+
+
+def test_shards_are_read_in_order(tmp_path: Path) -> None:
+    for shard in (1, 0):
+        write_jsonl(tmp_path / f"train-0000{shard}-of-00002.jsonl", rows_of(5, 5 * shard))
+    write_jsonl(tmp_path / "valid.jsonl", rows_of(4, 10))
+    write_jsonl(tmp_path / "test.jsonl", rows_of(6, 14))
+    assert load(tmp_path).splits["train"]["text"][:] == [f"sentence {i}" for i in range(10)]
+
+
+def test_missing_splits_are_carved_from_the_training_rows_only(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows_of(400))
+    write_jsonl(tmp_path / "test.jsonl", rows_of(7, 400))
+    splits, summary = load(tmp_path)
+    assert summary.carved == ["validation"]
+    assert len(splits["test"]) == 7
+    assert len(splits["train"]) + len(splits["validation"]) == 400
+    assert 20 <= len(splits["validation"]) <= 60
+    assert not set(splits["train"]["text"]) & set(splits["validation"]["text"])
+    (tmp_path / "test.jsonl").unlink()
+    assert load(tmp_path).summary.carved == ["validation", "test"]
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data.jsonl", rows_of(10))
+    with pytest.raises(DataError, match=r"only data\.jsonl"):
+        load(tmp_path)
+    write_jsonl(tmp_path / "train.jsonl", rows_of(10))
+    write_jsonl(tmp_path / "dev.jsonl", rows_of(10))
+    write_jsonl(tmp_path / "validation.jsonl", rows_of(10))
+    with pytest.raises(DataError, match=r"dev\.jsonl, validation\.jsonl"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_text_that_is_not_utf8_is_named_by_line_and_byte(tmp_path: Path, gzipped: bool) -> None:
+    content = b"text,label\nplain,bad\nun caf\xe9,good\n"
+    path = tmp_path / ("a.csv.gz" if gzipped else "a.csv")
+    path.write_bytes(gzip.compress(content) if gzipped else content)
+    with pytest.raises(DataError) as failure:
+        load(path)
+    message = str(failure.value)
+    assert str(path) in message
+    assert "Line 3 has the byte 0xe9 at byte 27" in message
+    assert content[27] == 0xE9
+    assert "encoding: latin-1" in message
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8-sig"])
+def test_other_encodings_are_read_as_said(tmp_path: Path, encoding: str) -> None:
+    rows = [{"text": f"café {i}", "label": i % 2} for i in range(60)]
+    path = write_csv(tmp_path / "a.csv", rows, encoding=encoding)
+    splits, _ = load(path, encoding=encoding)
+    assert {row["text"] for split in splits.values() for row in split} == {row["text"] for row in rows}
+
+
+def test_a_text_that_ends_inside_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\ntwo \xe2\x82")
+    with pytest.raises(DataError, match=r"Line 2 has the byte 0xe2 at byte 8"):
+        check_encoding(path, "utf-8")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_missing_column_names_the_near_match(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, rows_of(20))
+    with pytest.raises(DataError, match=r"(?s)no column 'lable'.*Did you mean 'label'\? Known: label, text"):
+        load(path, label="lable")
+    with pytest.raises(DataError, match="no column 'pair'"):
+        load(path, text_pair="pair")
+    with pytest.raises(DataError, match="one column twice"):
+        load(path, label="text")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"text,label\na,1\nb,2,3,4\n"),
+        ("a.csv.gz", b"not gzip at all"),
+        ("a.csv.gz", gzip.compress(b"text,label\n" + b"a,1\n" * 1000)[:30]),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n'),
+        ("a.parquet", b"not parquet"),
+        ("a.csv", b""),
+        ("a.xlsx", b"PK"),
+    ],
+)
+def test_malformed_files_are_data_errors(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        load(tmp_path / name)
+
+
+def test_numbers_are_cut_into_classes(tmp_path: Path) -> None:
+    rows = [{"text": f"t {i}", "label": value} for i, value in enumerate([-1.5, -0.1, 0, 0.0, 0.2, 3] * 20)]
+    splits, summary = load(write_csv(tmp_path / "a.csv", rows), classes={"positive": "> 0", "negative": "< 0"})
+    assert summary.dropped == {"no class": 40}
+    assert summary.label_names == ["positive", "negative"]
+    found = {row["text"]: row["label"] for split in splits.values() for row in split}
+    assert found == {row["text"]: int(row["label"] < 0) for row in rows if row["label"]}
+
+
+def test_rows_without_text_or_label_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [
+        *rows_of(60),
+        {"text": "", "label": "good"},
+        {"text": "  \t", "label": "good"},
+        {"text": None, "label": "bad"},
+        {"text": "something", "label": None},
+        {"text": "something else", "label": " "},
+    ]
+    splits, summary = load(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert summary.dropped == {"empty text": 3, "no label": 2}
+    assert sum(summary.rows.values()) == 60
+    assert summary.label_names == ["bad", "good"]
+    assert all(row["text"].strip() for split in splits.values() for row in split)
+
+
+def test_text_must_be_text(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": i, "label": i % 2} for i in range(10)])
+    with pytest.raises(DataError, match=r"(?s)not text.*Row 1 has 0"):
+        load(path)
+
+
+def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)split of .* is empty.*train"):
+        load(write_jsonl(tmp_path / "a.jsonl", rows_of(3)))
+    write_jsonl(tmp_path / "d" / "train.jsonl", rows_of(10))
+    write_jsonl(tmp_path / "d" / "dev.jsonl", rows_of(10, 10))
+    write_jsonl(tmp_path / "d" / "test.jsonl", [{"text": "", "label": "good"}])
+    with pytest.raises(DataError, match=r"(?s)The test split .* is empty.*1 with empty text.*test file"):
+        load(tmp_path / "d")
+
+
+def test_the_split_is_disjoint_and_independent_of_order(tmp_path: Path) -> None:
+    texts = [f"A  Text {i % 300}" for i in range(600)] + [f"a text {i}\n" for i in range(300)]
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
+    one, _ = load(write_jsonl(tmp_path / "one.jsonl", rows))
+    other, _ = load(write_jsonl(tmp_path / "two.jsonl", rows[::-1]))
+    normalised = {name: {" ".join(text.lower().split()) for text in one[name]["text"]} for name in SPLITS}
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        assert not normalised[first] & normalised[second]
+    for name in SPLITS:
+        assert sorted(one[name]["text"]) == sorted(other[name]["text"])
+
+
+def test_the_fractions_are_about_as_asked() -> None:
+    keys = [text_key(f"text {i}") for i in range(20_000)]
+    rows = assign_splits(keys, {"train": 0.7, "validation": 0.1, "test": 0.2})
+    assert sorted(row for part in rows.values() for row in part) == list(range(20_000))
+    for name, share in {"train": 0.7, "validation": 0.1, "test": 0.2}.items():
+        deviation = math.sqrt(share * (1 - share) * 20_000)
+        assert abs(len(rows[name]) - share * 20_000) < 4 * deviation
+
+
+def test_pairs(tmp_path: Path) -> None:
+    rows = [{"premise": f"p {i % 5}", "claim": f"c {i}", "label": i % 2} for i in range(60)]
+    splits, _ = load(write_jsonl(tmp_path / "a.jsonl", rows), text="premise", text_pair="claim")
+    assert set(splits["train"].column_names) == {"text", "text_pair", "label"}
+    found = {row["text_pair"]: (row["text"], row["label"]) for split in splits.values() for row in split}
+    assert found == {row["claim"]: (row["premise"], row["label"]) for row in rows}
+    assert text_key("a", "b c") != text_key("a b", "c") != text_key("a b c")
+    rows[0]["claim"] = ""
+    assert load(write_jsonl(tmp_path / "b.jsonl", rows), text="premise", text_pair="claim").summary.dropped == {
+        "empty text": 1
+    }
+
+
+def test_columns_may_have_each_others_names(tmp_path: Path) -> None:
+    rows = [{"text_pair": f"first {i}", "text": f"second {i}", "label": i % 2} for i in range(60)]
+    splits, _ = load(write_jsonl(tmp_path / "a.jsonl", rows), text="text_pair", text_pair="text")
+    assert splits["train"][0]["text"].startswith("first")
+    rows = [{"label": f"words {i}", "text": i % 2} for i in range(60)]
+    splits, _ = load(write_jsonl(tmp_path / "b.jsonl", rows), text="label", label="text")
+    assert splits["train"][0]["text"].startswith("words")
+
+
+def test_texts_shared_by_given_splits_are_counted_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows_of(10))
+    write_jsonl(tmp_path / "dev.jsonl", rows_of(5, 10))
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "Sentence  3", "label": "good"}, *rows_of(4, 9)])
+    assert load(tmp_path).summary.shared_texts == {"train/test": 2, "validation/test": 3}
+    assert "2 rows of test have a text that is in train too" in caplog.text
+
+
+def test_secret_test_labels_are_left_out(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    for name, count in (("train", 200), ("validation", 20), ("test", 30)):
+        labels = [-1 if name == "test" else i % 2 for i in range(count)]
+        texts = [f"{name} {i}" for i in range(count)]
+        rows = Dataset.from_dict({"text": texts, "label": labels}, features=features)
+        rows.to_parquet(str(tmp_path / f"{name}.parquet"))
+    splits, summary = load(tmp_path)
+    assert summary.carved == ["test"]
+    assert all(text.startswith("train") for text in splits["test"]["text"])
+    assert summary.label_names == ["bad", "good"]
+
+
+def test_label_names_beside_the_files(tmp_path: Path) -> None:
+    for start, name in enumerate(SPLITS):
+        rows = [{"text": f"{name} {i}", "label": (i + start) % 2} for i in range(3)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    (tmp_path / "meta.json").write_text('{"labels": 2}')
+    assert load(tmp_path).summary.label_names == ["0", "1"]
+    (tmp_path / "meta.json").write_text('{"label_names": ["wrong", "right"]}')
+    summary = load(tmp_path).summary
+    assert summary.label_names == ["wrong", "right"]
+    assert (summary.majority_label, summary.majority_baseline) == ("wrong", 2 / 3)
+    for meta in ('{"label_names": ["only"]}', '{"label_names": "a"}', "{", '{"label_names": ["a", "a"]}'):
+        (tmp_path / "meta.json").write_text(meta)
+        with pytest.raises(DataError):
+            load(tmp_path)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise DatasetGenerationError("An error occurred") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    with pytest.raises(DataError, match=r"(?s)No space left.*HF_HOME"):
+        load(write_jsonl(tmp_path / "a.jsonl", rows_of(10)))
+
+
+def test_a_config_is_for_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Only data sets on the Hub"):
+        load(write_jsonl(tmp_path / "a.jsonl", rows_of(10)), config="sst2")
+
+
+def test_a_wrong_rule_is_a_recipe_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError):
+        load(write_jsonl(tmp_path / "a.jsonl", rows_of(10)), classes={"a": "=> 0", "b": "< 0"})

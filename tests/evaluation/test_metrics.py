@@ -1,0 +1,144 @@
+"""Metrics against plain implementations of their definitions, and how they are looked up."""
+
+from __future__ import annotations
+
+import math
+
+import evaluate
+import numpy as np
+import pytest
+from scipy import stats
+
+from distil_nlp.errors import RecipeError, UnresolvedReferenceError
+from distil_nlp.evaluation.metrics import METRICS, compute_metrics, higher_is_better, load_metric
+
+
+def value_of(name: str, predictions: object, references: object) -> float:
+    result = load_metric(name).compute(predictions=predictions, references=references)
+    assert set(result) == {name}
+    assert type(result[name]) is float
+    return result[name]
+
+
+def counts(label: int, predictions: np.ndarray, references: np.ndarray) -> tuple[int, int, int]:
+    """True positives, false positives and false negatives of one class."""
+    pairs = list(zip(predictions.tolist(), references.tolist(), strict=True))
+    return (
+        sum(p == label and r == label for p, r in pairs),
+        sum(p == label and r != label for p, r in pairs),
+        sum(p != label and r == label for p, r in pairs),
+    )
+
+
+def naive_f1(label: int, predictions: np.ndarray, references: np.ndarray) -> float:
+    right, wrong, missed = counts(label, predictions, references)
+    return 2 * right / (2 * right + wrong + missed) if right else 0.0
+
+
+@pytest.fixture(params=range(5))
+def binary(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(request.param)
+    return rng.integers(0, 2, 50), rng.integers(0, 2, 50)
+
+
+def test_two_classes(binary: tuple[np.ndarray, np.ndarray]) -> None:
+    predictions, references = binary
+    right, wrong, missed = counts(1, predictions, references)
+    none = len(predictions) - right - wrong - missed
+    product = (right + wrong) * (right + missed) * (none + wrong) * (none + missed)
+    expected = {
+        "accuracy": (right + none) / 50,
+        "precision": right / (right + wrong),
+        "recall": right / (right + missed),
+        "f1": naive_f1(1, predictions, references),
+        "f1_macro": (naive_f1(0, predictions, references) + naive_f1(1, predictions, references)) / 2,
+        "matthews_correlation": (right * none - wrong * missed) / math.sqrt(product),
+    }
+    for name, value in expected.items():
+        assert value_of(name, predictions, references) == pytest.approx(value)
+    assert compute_metrics(list(expected))(predictions, references) == pytest.approx(expected)
+
+
+def test_many_classes() -> None:
+    rng = np.random.default_rng(0)
+    predictions, references = rng.integers(0, 7, 200), rng.integers(0, 7, 200)
+    assert value_of("accuracy", predictions, references) == pytest.approx(
+        sum(p == r for p, r in zip(predictions, references, strict=True)) / 200
+    )
+    assert value_of("f1_macro", predictions, references) == pytest.approx(
+        sum(naive_f1(label, predictions, references) for label in range(7)) / 7
+    )
+
+
+def test_numbers_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        references = rng.normal(size=40).round(1)  # with ties
+        predictions = (references + rng.normal(size=40)).round(1)
+        assert value_of("pearson", predictions, references) == pytest.approx(
+            stats.pearsonr(predictions, references).statistic
+        )
+        assert value_of("spearman", predictions, references) == pytest.approx(
+            stats.spearmanr(predictions, references).statistic
+        )
+        assert value_of("mse", predictions, references) == pytest.approx(
+            sum((p - r) ** 2 for p, r in zip(predictions, references, strict=True)) / 40
+        )
+
+
+def test_where_a_metric_is_not_defined() -> None:
+    for name in ("f1", "precision", "recall", "matthews_correlation"):
+        assert value_of(name, [0, 0, 0], [0, 0, 0]) == 0.0
+    for name in ("pearson", "spearman"):
+        assert math.isnan(value_of(name, [1.0, 1.0], [1.0, 2.0]))
+
+
+def test_two_class_metrics_refuse_more() -> None:
+    for name in ("f1", "precision", "recall"):
+        with pytest.raises(RecipeError, match="f1_macro"):
+            compute_metrics(["accuracy", name], num_labels=3)
+        with pytest.raises(RecipeError, match="class ids such as 2"):
+            value_of(name, [0, 1], [1, 2])
+    compute_metrics(["accuracy", "f1"], num_labels=2)
+
+
+def test_they_are_metrics_of_evaluate_and_stay_in_memory() -> None:
+    combined = evaluate.combine([METRICS["accuracy"](), METRICS["f1"]()])
+    assert combined.compute(predictions=[0, 1], references=[1, 1]) == pytest.approx({"accuracy": 0.5, "f1": 2 / 3})
+    metric = load_metric("accuracy")
+    assert isinstance(metric, evaluate.Metric)
+    metric.add_batch(predictions=[0, 1], references=[0, 1])
+    metric.add_batch(predictions=[0, 1], references=[1, 1])
+    assert metric.compute() == {"accuracy": 0.75}
+    assert metric.keep_in_memory
+
+
+def test_every_registered_metric_returns_its_own_name() -> None:
+    for name in METRICS:
+        value_of(name, [0, 1, 1], [0, 1, 0])
+    assert {name for name in METRICS if not higher_is_better(name)} == {"mse"}
+    assert not higher_is_better("wer")
+    assert higher_is_better("rouge")
+
+
+def test_a_name_that_cannot_be_had_offline() -> None:
+    with pytest.raises(UnresolvedReferenceError, match=r"(?s)cannot be loaded.*Did you mean 'f1_macro'"):
+        load_metric("f1_macr")
+
+
+def test_code_of_strangers_is_not_run() -> None:
+    with pytest.raises(RecipeError, match="would run code"):
+        load_metric("somebody/accuracy")
+
+
+def test_metrics_of_the_hub_are_named_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rouge(METRICS["accuracy"]):  # type: ignore[misc]
+        def _compute(self, predictions: object, references: object) -> dict[str, float]:
+            return {"one": 0.25, "two": 0.5}
+
+    monkeypatch.setattr(evaluate, "load", lambda name: Rouge())
+    assert compute_metrics(["rouge", "accuracy"])([1], [1]) == {
+        "rouge_one": 0.25,
+        "rouge_two": 0.5,
+        "accuracy": 1.0,
+    }
