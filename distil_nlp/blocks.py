@@ -68,7 +68,7 @@ def describe(model: PreTrainedModel) -> Shape:
     name = type(model).__name__
     item = next((kind for kind, names in _ITEMS.items() if name in names), None)
     labelled = item == "example" or name in _TOKEN_CLASSIFIERS
-    outputs = {None: 0, "span": 2}.get(item, config.num_labels if labelled else config.vocab_size)
+    outputs = 2 if item == "span" else int((config.num_labels if labelled else config.vocab_size) or 0)
     problem = config.problem_type if item == "example" else None
     if item == "example" and config.num_labels == 1:
         problem = "regression"
@@ -76,7 +76,7 @@ def describe(model: PreTrainedModel) -> Shape:
         num_layers=config.num_hidden_layers,
         width=config.hidden_size,
         num_heads=config.num_attention_heads,
-        num_outputs=outputs,
+        num_outputs=0 if item is None else outputs,
         item=item,
         problem=None if problem == "single_label_classification" else problem,
     )

@@ -8,7 +8,7 @@ from typing import Union
 from distil_nlp.errors import ModelError, RecipeError, near_match
 
 LayerPairs = list[tuple[int, int]]
-MappingSpec = Union[str, Mapping[int, int], Sequence[Sequence[int]], "LayerMapping"]  # noqa: UP007 - a string inside
+MappingSpec = Union[str, Mapping[int, int], Sequence[Sequence[int]], "LayerMapping"]
 
 STRATEGIES = ("uniform", "last")
 

@@ -51,6 +51,5 @@ class Projection(nn.Module):
         """Projects the student's side of pair number ``pair``: ``[..., student_width] -> [..., teacher_width]``."""
         if not len(self.layers):
             return hidden_state
-        layer = self.layers[pair]
-        projected: Tensor = layer(hidden_state.to(layer.weight.dtype))
+        projected: Tensor = self.layers[pair](hidden_state.float())
         return projected

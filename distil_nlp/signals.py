@@ -122,7 +122,8 @@ def valid_tokens(batch: Batch) -> Tensor:
     """
     mask = batch.get("attention_mask")
     if mask is not None:
-        return mask.bool()
+        present: Tensor = mask.bool()
+        return present
     reference = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]
     return torch.ones(reference.shape, dtype=torch.bool, device=reference.device)
 

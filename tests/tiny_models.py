@@ -38,7 +38,15 @@ CONFIGS = {
     "bert": lambda **kw: BertConfig(**{**_COMMON, **kw}),
     "roberta": lambda **kw: RobertaConfig(**{**_COMMON, **kw}),
     "distilbert": lambda **kw: DistilBertConfig(
-        **{"vocab_size": VOCAB, "dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 48, "pad_token_id": 0, **kw}
+        **{
+            "vocab_size": VOCAB,
+            "dim": 32,
+            "n_layers": 4,
+            "n_heads": 4,
+            "hidden_dim": 48,
+            "pad_token_id": 0,
+            **kw,
+        }
     ),
     "electra": lambda **kw: ElectraConfig(**{**_COMMON, "embedding_size": 16, **kw}),
     "albert": lambda **kw: AlbertConfig(**{**_COMMON, "embedding_size": 16, **kw}),

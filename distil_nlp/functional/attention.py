@@ -56,11 +56,11 @@ def attention_mse(student: SelfAttention, teacher: SelfAttention, valid: Tensor)
     if student.query is not None and student.key is not None:
         values: Tensor = _AttentionMSE.apply(student.query, student.key, student, teacher, valid)  # type: ignore[no-untyped-call]
         return values
-    values = []
+    parts = []
     for example, tokens in enumerate(_valid_indices(valid)):
         maps = attention_probabilities(student, example, tokens)
-        values.append(_map_difference(maps, attention_probabilities(teacher, example, tokens))[0])
-    return torch.stack(values)
+        parts.append(_map_difference(maps, attention_probabilities(teacher, example, tokens))[0])
+    return torch.stack(parts)
 
 
 class _AttentionMSE(torch.autograd.Function):
@@ -84,15 +84,21 @@ class _AttentionMSE(torch.autograd.Function):
             groups = query.shape[1] // key.shape[1]
             grad_query[example][:, tokens] = (slope @ columns).to(query.dtype)
             by_head = slope.transpose(-1, -2) @ rows  # [heads, valid, head_width]
-            grad_key[example][:, tokens] = by_head.unflatten(0, (-1, groups)).sum(1).to(key.dtype)
+            grad_key[example][:, tokens] = by_head.view(-1, groups, *by_head.shape[1:]).sum(1).to(key.dtype)
         ctx.save_for_backward(grad_query, grad_key)
         return torch.stack(values)
 
     @staticmethod
-    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_query, grad_key = ctx.saved_tensors
         scale = grad_values.view(-1, 1, 1, 1)
-        return (grad_query * scale).to(grad_query.dtype), (grad_key * scale).to(grad_key.dtype), None, None, None
+        return (
+            (grad_query * scale).to(grad_query.dtype),
+            (grad_key * scale).to(grad_key.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 def _map_difference(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from distil_nlp.signals import Batch, Needs, Shape, Signals, valid_tokens
 class Attentions(LayerObjective):
     r"""Mean squared error between the self-attention maps of mapped layers.
 
-    .. math:: \frac{1}{B |P|} \sum_{(l,m) \in P} \sum_b \frac{1}{H n_b^2} \sum_{h,i,j} (A^s_{l,b,h,i,j} - A^t_{m,b,h,i,j})^2
+    .. math:: \frac{1}{B |P|} \sum_{(l,m) \in P} \sum_b \frac{1}{H n_b^2} \sum_{h,i,j} (A^s_{lbhij} - A^t_{mbhij})^2
 
     over the :math:`n_b` tokens of example b that are not padding. Maps are probabilities before dropout. Where the
     numbers of heads differ, maps are averaged over heads first.

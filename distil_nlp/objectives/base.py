@@ -33,7 +33,9 @@ class Objective(nn.Module, abc.ABC):
     def __init__(self, *, weight: float = 1.0) -> None:
         super().__init__()
         if weight < 0:
-            raise RecipeError(f"{self.name}.weight is {weight}.", "A weight is not negative.", "Use 0 to switch it off.")
+            raise RecipeError(
+                f"{self.name}.weight is {weight}.", "A weight is not negative.", "Use 0 to switch it off."
+            )
         self.weight = weight
         self.student_needs = Needs()
         self.teacher_needs = Needs()
@@ -57,9 +59,7 @@ class Objective(nn.Module, abc.ABC):
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """One value per item, before the weight."""
 
-    def forward(
-        self, student: Signals, teacher: Signals, batch: Batch, count: Tensor | float | None = None
-    ) -> Tensor:
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, count: Tensor | float | None = None) -> Tensor:
         """The weighted term.
 
         Args:

@@ -35,9 +35,7 @@ class HiddenStates(LayerObjective):
 
     name = "hidden_states"
 
-    def __init__(
-        self, *, mapping: MappingSpec = "uniform", projection: str = "auto", weight: float = 1.0
-    ) -> None:
+    def __init__(self, *, mapping: MappingSpec = "uniform", projection: str = "auto", weight: float = 1.0) -> None:
         super().__init__(mapping=mapping, weight=weight)
         self.projection_kind = projection
         self.projection: Projection | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def build_student(
     kept = _kept_layers(blocks.num_layers, num_layers, layers)
     config = _shallower(teacher.config, kept)
     with torch.random.fork_rng(devices=[]):  # building must not move the caller's random state
-        student = type(teacher)(config)
+        student: Any = type(teacher)(config)
     state = _renumbered(teacher.state_dict(), blocks, kept)
     missing, unexpected = student.load_state_dict(state, strict=False)
     tied = set(student.all_tied_weights_keys) if hasattr(student, "all_tied_weights_keys") else set()
@@ -49,8 +50,10 @@ def build_student(
             f"Not found in the teacher: {sorted(set(missing) - tied)}; without a place: {sorted(own)}.",
             "Keep other layers, or build the student from a checkpoint of its own.",
         )
-    student.generation_config = copy.deepcopy(teacher.generation_config) if teacher.can_generate() else None
-    return student.float().train(teacher.training)
+    if teacher.can_generate():
+        student.generation_config = copy.deepcopy(teacher.generation_config)
+    built: PreTrainedModel = student.to(torch.float32).train(teacher.training)
+    return built
 
 
 def _kept_layers(total: int, num_layers: int | None, layers: Sequence[int] | None) -> list[int]:

@@ -20,14 +20,15 @@ class ModelTeacher:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
+        model.train(False).requires_grad_(False)
         self.shape = describe(model)
         self.input_names = frozenset(inspect.signature(model.forward).parameters)
 
     def prepare(self, needs: Needs, device: torch.device) -> None:
         """Moves the model to the device and makes its attention observable where that is needed."""
         if getattr(self.model, "hf_device_map", None) is None:
-            self.model.to(device)
+            self.model.to(device=device)  # type: ignore[call-arg]
         if needs.attentions:
             prepare_attention(self.model, "teacher")
 

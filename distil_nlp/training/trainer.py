@@ -37,7 +37,7 @@ class DistillationTrainer(Trainer):
     Args:
         model: The student.
         teacher: A transformers model or a :class:`~distil_nlp.teachers.Teacher`; None trains without one.
-        objectives: The terms of the loss; plain fine-tuning (``[TaskLoss()]``) if there is no teacher and none is given.
+        objectives: The terms of the loss; ``[TaskLoss()]``, fine-tuning, if there is no teacher and none is given.
         **kwargs: As for :class:`transformers.Trainer`.
 
     Raises:
@@ -85,9 +85,9 @@ class DistillationTrainer(Trainer):
         """
         self.objectives.zero_grad()  # transformers clears the student's gradients only
         batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if counts is not None and self.args.world_size > 1:
-            counts = self.accelerator.gather(counts.unsqueeze(0)).sum(0) / self.args.world_size
-        return batches, None if counts is None else counts.clamp(min=1)
+        if isinstance(counts, Tensor) and self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, "mean")
+        return batches, counts  # type: ignore[return-value]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
         """Items by objective, ``[objectives]``, in this process."""
@@ -101,7 +101,7 @@ class DistillationTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The sum of the objectives' terms."""
         teacher = self.teacher(inputs, self.teacher_needs) if self.teacher else Signals()
@@ -112,10 +112,8 @@ class DistillationTrainer(Trainer):
             self._record(terms, loss)
         return (loss, student.output) if return_outputs else loss
 
-    def _compute_terms(
-        self, student: Signals, teacher: Signals, batch: Batch, counts: Tensor | None
-    ) -> list[Tensor]:
-        per_objective = [None] * len(self.objectives) if counts is None else list(counts.clamp(min=1).float())
+    def _compute_terms(self, student: Signals, teacher: Signals, batch: Batch, counts: Tensor | None) -> list[Tensor]:
+        per_objective: list[Any] = [None] * len(self.objectives) if counts is None else list(counts.float())
         return [
             objective(student, teacher, batch, count)
             for objective, count in zip(self._objectives(), per_objective, strict=True)
@@ -142,7 +140,8 @@ class DistillationTrainer(Trainer):
     # ---- optimisation: trainable projections go along with the student ----
 
     def _trained(self) -> nn.ModuleList:
-        return nn.ModuleList([self.model, self.objectives])
+        modules: list[Any] = [self.model, self.objectives]
+        return nn.ModuleList(modules)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """An optimizer over the student's and the objectives' parameters."""
@@ -165,7 +164,7 @@ class DistillationTrainer(Trainer):
 
     # ---- checkpoints ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; ``True`` resumes from the newest whole checkpoint, if there is one."""
         if resume_from_checkpoint is True:
             newest = newest_checkpoint(Path(self.args.output_dir or "."))
@@ -173,7 +172,7 @@ class DistillationTrainer(Trainer):
         elif isinstance(resume_from_checkpoint, str):
             verify(Path(resume_from_checkpoint))
         self._terms_since = 0
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Saves, seals, and only then deletes older checkpoints."""
@@ -210,8 +209,8 @@ class DistillationTrainer(Trainer):
         """Keeps the columns that the teacher reads, too."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            names = self.teacher.input_names if self.teacher else ()
-            self._signature_columns = list(dict.fromkeys([*self._signature_columns, *names]))
+            names = [*(self._signature_columns or ()), *(self.teacher.input_names if self.teacher else ())]
+            self._signature_columns = list(dict.fromkeys(names))  # type: ignore[assignment]
 
     def _objectives(self) -> Iterator[Objective]:
         for objective in self.objectives:

@@ -48,9 +48,7 @@ def make(heads=4, key_heads=None, tokens=6, seed=0, mask=None, causal=False, req
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(3, heads, tokens, 5, generator=generator, dtype=torch.float64)
     key = torch.randn(3, key_heads or heads, tokens, 5, generator=generator, dtype=torch.float64)
-    return SelfAttention(
-        query.requires_grad_(requires_grad), key.requires_grad_(requires_grad), mask, 5**-0.5, causal
-    )
+    return SelfAttention(query.requires_grad_(requires_grad), key.requires_grad_(requires_grad), mask, 5**-0.5, causal)
 
 
 VALID = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 0, 1, 1, 0, 1]]).bool()

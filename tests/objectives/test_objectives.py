@@ -65,7 +65,9 @@ def test_padding_and_ignored_positions_do_not_matter(name, item):
         student.zero_grad()
         loss = run(OBJECTIVES[name](), student, teacher, each)
         loss.backward()
-        results.append((loss.detach(), {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None}))
+        results.append(
+            (loss.detach(), {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None})
+        )
     torch.testing.assert_close(results[0][0], results[1][0])
     for key, grad in results[0][1].items():
         torch.testing.assert_close(results[1][1][key], grad, atol=1e-6, rtol=1e-4)

@@ -60,7 +60,15 @@ def test_is_float32_and_leaves_the_random_state_alone():
 
 
 @pytest.mark.parametrize(
-    "request_", [{}, {"num_layers": 2, "layers": [1]}, {"num_layers": 5}, {"num_layers": 0}, {"layers": [5]}, {"layers": [0]}]
+    "request_",
+    [
+        {},
+        {"num_layers": 2, "layers": [1]},
+        {"num_layers": 5},
+        {"num_layers": 0},
+        {"layers": [5]},
+        {"layers": [0]},
+    ],
 )
 def test_impossible_students_are_refused(request_):
     with pytest.raises(ModelError):

@@ -22,8 +22,10 @@ def rows(item="example"):
     made = batch(item, rows=8, lengths=LENGTHS)
     if item == "token":
         made["labels"][2] = -100  # a row without a single label
-    return [{key: value[i][:length] if value.dim() > 1 else value[i] for key, value in made.items()}
-            for i, length in enumerate(LENGTHS)]
+    return [
+        {key: value[i][:length] if value.dim() > 1 else value[i] for key, value in made.items()}
+        for i, length in enumerate(LENGTHS)
+    ]
 
 
 def collate(features):
@@ -31,10 +33,12 @@ def collate(features):
     made = {}
     for key in features[0]:
         fill = -100 if key == "labels" else 0
-        made[key] = torch.stack([
-            f[key] if f[key].dim() == 0 else torch.nn.functional.pad(f[key], (0, width - len(f[key])), value=fill)
-            for f in features
-        ])
+        made[key] = torch.stack(
+            [
+                f[key] if f[key].dim() == 0 else torch.nn.functional.pad(f[key], (0, width - len(f[key])), value=fill)
+                for f in features
+            ]
+        )
     return made
 
 
@@ -84,7 +88,10 @@ def test_accumulation_is_one_big_batch(tmp_path, item, micro):
     whole = seeded_trainer(tmp_path, item=item)
     expected = trained_weights(whole)
     parts = seeded_trainer(
-        tmp_path, item=item, per_device_train_batch_size=micro, gradient_accumulation_steps=math.ceil(8 / micro)
+        tmp_path,
+        item=item,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=math.ceil(8 / micro),
     )
     got = trained_weights(parts)
     assert got.keys() == expected.keys()
@@ -110,7 +117,10 @@ def test_one_step_is_plain_torch(tmp_path):
     student, teacher = tiny_model(seed=1, **NO_DROPOUT), tiny_model(seed=2)
     twin = copy.deepcopy(student)
     trainer = make_trainer(
-        tmp_path, student=student, terms=[TaskLoss(weight=0.3), LogitsKL(weight=0.7, temperature=2.0)], max_grad_norm=0.1
+        tmp_path,
+        student=student,
+        terms=[TaskLoss(weight=0.3), LogitsKL(weight=0.7, temperature=2.0)],
+        max_grad_norm=0.1,
     )
     trainer.train()
     made = collate(rows())
@@ -158,8 +168,15 @@ def test_the_saved_student_holds_nothing_of_the_objectives(tmp_path):
 
 def test_resuming_gives_the_same_weights(tmp_path):
     """With dropout, so that the random state counts, and a trained projection."""
-    arguments = {"max_steps": 6, "per_device_train_batch_size": 2, "optim": "adamw_torch", "save_strategy": "steps",
-                 "save_steps": 2, "lr_scheduler_type": "linear", "gradient_accumulation_steps": 2}
+    arguments = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "optim": "adamw_torch",
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "lr_scheduler_type": "linear",
+        "gradient_accumulation_steps": 2,
+    }
 
     def student():
         return tiny_model(seed=1, hidden_size=16)
@@ -189,7 +206,7 @@ def test_an_unsealed_checkpoint_is_passed_over_and_a_damaged_one_named(tmp_path)
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(TrainingError, match="model.safetensors does not have the checksum"):
+    with pytest.raises(TrainingError, match=r"model\.safetensors does not have the checksum"):
         newest_checkpoint(tmp_path)
     weights.write_bytes(data[:100])
     with pytest.raises(TrainingError, match="has 100 bytes instead of"):
@@ -242,8 +259,10 @@ def test_columns_that_only_the_teacher_reads_are_kept(tmp_path):
     inputs = collate(data)
     seen = trainer.teacher(inputs, trainer.teacher_needs).logits
     torch.testing.assert_close(seen, trainer.teacher.model(**{k: v for k, v in inputs.items() if k != "labels"}).logits)
-    assert not torch.allclose(seen, trainer.teacher({k: v for k, v in inputs.items() if k != "token_type_ids"},
-                                                    trainer.teacher_needs).logits)
+    assert not torch.allclose(
+        seen,
+        trainer.teacher({k: v for k, v in inputs.items() if k != "token_type_ids"}, trainer.teacher_needs).logits,
+    )
     trainer.train_dataset = data
     trainer.train()  # and the student is spared it
 

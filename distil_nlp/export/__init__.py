@@ -1,0 +1,21 @@
+"""ONNX export, checked against PyTorch before it is kept."""
+
+from __future__ import annotations
+
+from distil_nlp.export.onnx_export import ExportResult, export_onnx
+from distil_nlp.export.optimum import ensure_environment
+from distil_nlp.export.parity import Comparison, compare, onnx_logits, torch_logits
+from distil_nlp.export.quantize import check_metric_drop
+from distil_nlp.export.session import make_session
+
+__all__ = [
+    "Comparison",
+    "ExportResult",
+    "check_metric_drop",
+    "compare",
+    "ensure_environment",
+    "export_onnx",
+    "make_session",
+    "onnx_logits",
+    "torch_logits",
+]

@@ -1,0 +1,206 @@
+"""One checkpoint in, one verified ONNX folder out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distil_nlp.errors import ExportError, MissingExtraError, near_match
+from distil_nlp.export.checkpoint import check_checkpoint, copy_companions, load_checkpoint
+from distil_nlp.export.job import MODEL, QUANTIZED, TARGETS, Batch, ExportJob
+from distil_nlp.export.native import export_with_native
+from distil_nlp.export.optimum import export_with_optimum
+from distil_nlp.export.parity import (
+    Comparison,
+    compare,
+    complete_batch,
+    input_names,
+    onnx_logits,
+    torch_logits,
+)
+from distil_nlp.export.quantize import check_keep_float, drop_unused
+
+BACKENDS: Mapping[str, Callable[[ExportJob], None]] = {
+    "native": export_with_native,
+    "optimum": export_with_optimum,
+}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was exported, and how near it is to the PyTorch model.
+
+    Attributes:
+        onnx: The float32 graph.
+        onnx_int8: The quantized graph, or None.
+        onnx_size_mb: Size in MB (10^6 bytes).
+        onnx_int8_size_mb: Size in MB, or None.
+        max_abs_diff: Largest difference of the float32 graph from PyTorch, padding left out.
+        int8_max_abs_diff: The same of the quantized graph: reported, not a condition.
+        int8_agreement: Share of its predictions that are PyTorch's too; None without classes.
+        seconds: Time that the export took.
+        backend: ``optimum`` or ``native``.
+        target: The processor that the quantized graph is for, or None.
+    """
+
+    onnx: Path
+    onnx_int8: Path | None
+    onnx_size_mb: float
+    onnx_int8_size_mb: float | None
+    max_abs_diff: float
+    int8_max_abs_diff: float | None
+    int8_agreement: float | None
+    seconds: float
+    backend: str
+    target: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON values; the paths as file names, so that a report can travel."""
+        names = {"onnx": self.onnx.name, "onnx_int8": self.onnx_int8.name if self.onnx_int8 else None}
+        return asdict(self) | names
+
+
+def export_onnx(
+    model_dir: Path,
+    output_dir: Path,
+    *,
+    task: str,
+    samples: Sequence[Batch],
+    backend: str = "optimum",
+    quantization: str | None = "dynamic",
+    target: str = "avx512_vnni",
+    keep_float: Sequence[str] = (),
+    tolerance: float = 1e-4,
+    progress: Callable[[str], None] = print,
+) -> ExportResult:
+    """Exports a checkpoint to ONNX and keeps the result only if it equals PyTorch on real inputs.
+
+    The work is done in a folder beside ``output_dir`` and moved into place at the end: an earlier export
+    stays as it was until then, and for good if this one fails.
+
+    Args:
+        model_dir: A folder written by ``save_pretrained`` (safetensors and tokenizer).
+        output_dir: Gets ``model.onnx``, ``model_quantized.onnx``, config and tokenizer.
+        task: The task, named as in ``transformers.pipeline``.
+        samples: A few real padded batches, int64 ``[batch, tokens]`` arrays as the tokenizer gives them.
+        backend: ``optimum`` (in its own environment) or ``native`` (transformers' exporter).
+        quantization: ``dynamic`` for an int8 model beside the float32 one, or None.
+        target: The processor to quantize for: ``avx512_vnni``, ``avx2`` or ``arm64``.
+        keep_float: ONNX operator types that stay in float32 (``["Gather"]``: the embedding).
+        tolerance: Largest difference allowed, as a share of the largest PyTorch output.
+        progress: Called with one line for each long step.
+
+    Raises:
+        ExportError: The export failed, or is not the same model. Nothing is kept.
+    """
+    started = time.perf_counter()
+    model_dir, output_dir = Path(model_dir).resolve(), Path(output_dir).resolve()
+    _check_choice("backend", backend, BACKENDS)
+    _check_choice("target", target, TARGETS)
+    if quantization is not None:
+        _check_choice("quantization", quantization, ("dynamic",))
+    if not samples:
+        raise ExportError("Export to ONNX.", "There are no sample batches.", "Give a few real inputs.")
+    _check_packages()
+    check_keep_float(keep_float)
+    check_checkpoint(model_dir, task)
+    _check_output(output_dir, model_dir)
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as scratch:
+            work_dir = Path(scratch, "new")
+            work_dir.mkdir()
+            goal = target if quantization else None
+            job = ExportJob(model_dir, work_dir, task, goal, keep_float, samples[0], progress)
+            BACKENDS[backend](job)
+            if job.target:
+                drop_unused(work_dir / QUANTIZED)
+            copy_companions(model_dir, work_dir)
+            parity, int8 = _verify(job, samples, tolerance)
+            _move_into_place(work_dir, output_dir, Path(scratch, "old"))
+    except OSError as error:
+        fix = "Make room or choose another folder; nothing was kept."
+        raise ExportError(f"Export {model_dir} to {output_dir}.", str(error), fix) from error
+    seconds = time.perf_counter() - started
+    return _result(output_dir, parity, int8, backend=backend, target=goal, seconds=seconds)
+
+
+def _result(output_dir: Path, parity: Comparison, int8: Comparison | None, **run: Any) -> ExportResult:
+    onnx, onnx_int8 = output_dir / MODEL, output_dir / QUANTIZED if int8 else None
+    return ExportResult(
+        onnx=onnx,
+        onnx_int8=onnx_int8,
+        onnx_size_mb=_size_mb(onnx),
+        onnx_int8_size_mb=_size_mb(onnx_int8) if onnx_int8 else None,
+        max_abs_diff=parity.max_abs_diff,
+        int8_max_abs_diff=int8.max_abs_diff if int8 else None,
+        int8_agreement=int8.agreement if int8 else None,
+        **run,
+    )
+
+
+def _check_packages() -> None:
+    """Both backends need them: Optimum finds them in the running interpreter's packages."""
+    for module in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(module, "onnx")
+
+
+def _check_choice(name: str, value: str, known: Sequence[str] | Mapping[str, Any]) -> None:
+    if value not in known:
+        raise ExportError(f"Export with {name} '{value}'.", near_match(value, known))
+
+
+def _check_output(output_dir: Path, model_dir: Path) -> None:
+    """Refuses to replace anything but an empty folder or an earlier export."""
+    asked = f"Export to {output_dir}."
+    fix = "Choose a new folder, or that of an earlier export."
+    if output_dir == model_dir or output_dir in model_dir.parents:
+        raise ExportError(asked, "The model to export is in it, and the folder is replaced whole.", fix)
+    if not output_dir.exists() or (output_dir / MODEL).exists():
+        return
+    if not output_dir.is_dir() or any(output_dir.iterdir()):
+        raise ExportError(asked, "It exists and is not an earlier export.", fix)
+
+
+def _verify(job: ExportJob, samples: Sequence[Batch], tolerance: float) -> tuple[Comparison, Comparison | None]:
+    """Compares both graphs with PyTorch; the float32 one must be the same model."""
+    onnx_path = job.work_dir / MODEL
+    names = input_names(onnx_path)
+    batches = [complete_batch(batch, names) for batch in samples]
+    reference = torch_logits(load_checkpoint(job.model_dir, job.task), batches)
+    parity = compare(reference, onnx_logits(onnx_path, batches), batches)
+    if not parity.within(tolerance):
+        raise ExportError(
+            f"Export {job.model_dir} to ONNX.",
+            f"It is not the same model: its outputs differ from PyTorch's by {parity.max_abs_diff:.1e}; "
+            f"{tolerance:g} of the largest output ({parity.largest:.3g}) is allowed.",
+            "Nothing was kept. Try the other backend (optimum, native).",
+        )
+    if job.target is None:
+        return parity, None
+    return parity, compare(reference, onnx_logits(job.work_dir / QUANTIZED, batches), batches)
+
+
+def _move_into_place(work_dir: Path, output_dir: Path, old: Path) -> None:
+    """Replaces the earlier export, or leaves it: it is away only between two renames."""
+    if not output_dir.exists():
+        os.replace(work_dir, output_dir)
+        return
+    os.replace(output_dir, old)
+    try:
+        os.replace(work_dir, output_dir)
+    finally:
+        if not output_dir.exists():
+            os.replace(old, output_dir)
+
+
+def _size_mb(path: Path) -> float:
+    """Returns the size of a graph with the weights that may lie beside it (above 2 GB), in MB."""
+    return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*")) / 1e6

@@ -1,0 +1,110 @@
+"""From the results that the stages have left to the ledger of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distil_nlp.data.load import DataSummary
+from distil_nlp.evaluation.bootstrap import Interval, MetricInterval
+from distil_nlp.evaluation.ledger import Curve, DataInfo, LatencyRow, LayerMap, Ledger, Row, Stage
+from distil_nlp.recipe import Recipe
+from distil_nlp.run_folder import RunFolder, environment
+
+KINDS: dict[str, Any] = {"teacher": "teacher", "student": "student", "onnx": "export", "onnx_int8": "export"}
+TRAINED = {"teach": "teacher", "distill": "student"}
+
+
+def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str) -> Ledger:
+    """Gathers every figure of a run; stages that were not run are left out.
+
+    Args:
+        folder: The run's folder; the stage ``evaluate`` must have finished.
+        recipe: The recipe.
+        data: What was learned from.
+        metric: The headline metric.
+    """
+    evaluated = folder.result("evaluate")
+    results = {
+        name: folder.result(name) for name in ("teach", "distill", "control", "export", "bench") if folder.has(name)
+    }
+    ledger = Ledger(
+        name=recipe.name,
+        task=recipe.task.name,
+        metric=metric,
+        data=DataInfo(
+            dataset=recipe.task.dataset,
+            rows=data.rows,
+            classes=data.label_names,
+            majority_baseline=data.majority_baseline,
+        ),
+        rows=_rows(evaluated, results),
+        loss_curves=_curves(results),
+        cost=_cost(results, evaluated),
+        environment=environment(recipe.seed),
+        **_layers(results.get("distill", {})),
+    )
+    for name, interval in evaluated["gains"].items():
+        ledger.add_gain(name, Interval(**interval))
+    return ledger
+
+
+def _rows(evaluated: dict[str, Any], results: dict[str, Any]) -> list[Row]:
+    artefacts = {**evaluated["artefacts"], **results.get("export", {}).get("artefacts", {})}
+    latencies = results.get("bench", {}).get("latencies", {})
+    return [
+        Row(
+            name=name,
+            kind=KINDS.get(name, "control"),
+            metrics=scores["metrics"],
+            interval=MetricInterval(**scores["interval"]),
+            parameters=scores["parameters"],
+            size_mb=scores["size_mb"],
+            latencies=[LatencyRow(**row) for row in latencies.get(name, [])],
+        )
+        for name, scores in artefacts.items()
+    ]
+
+
+def _layers(distilled: dict[str, Any]) -> dict[str, Any]:
+    maps = distilled.get("layer_maps", {})
+    return {
+        "layer_maps": [LayerMap(name=name, pairs=pairs) for name, pairs in maps.items()],
+        "student_layers": distilled.get("student_layers"),
+        "teacher_layers": distilled.get("teacher_layers"),
+    }
+
+
+def _trainings(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each training run left, by the name of its model."""
+    own = {model: results[stage] for stage, model in TRAINED.items() if stage in results}
+    return {**own, **results.get("control", {}).get("controls", {})}
+
+
+def _curves(results: dict[str, Any]) -> list[Curve]:
+    curves = []
+    for run, result in _trainings(results).items():
+        logs = [log for log in result["log_history"] if "loss" in log]
+        known = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
+        terms = [key for key in (logs[0] if logs else {}) if key not in known]
+        for term in ["loss", *terms] if len(terms) > 1 else terms:
+            steps = [log["step"] for log in logs]
+            curves.append(Curve(run=run, term=term, steps=steps, values=[log[term] for log in logs]))
+    return curves
+
+
+def _cost(results: dict[str, Any], evaluated: dict[str, Any]) -> list[Stage]:
+    stages = []
+    for name, result in {**results, "evaluate": evaluated}.items():
+        trained = [result] if name in TRAINED else list(result.get("controls", {}).values())
+        parameters = [model["parameters"] for model in trained if model.get("parameters")]
+        sizes = [model["size_mb"] for model in trained if model.get("size_mb")]
+        sizes += [artefact["size_mb"] for artefact in result.get("artefacts", {}).values()] if name == "export" else []
+        stages.append(
+            Stage(
+                name=name,
+                seconds=result["seconds"],
+                parameters=max(parameters, default=None),
+                size_mb=sum(sizes) or None,
+            )
+        )
+    return stages

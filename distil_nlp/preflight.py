@@ -1,0 +1,179 @@
+"""What can be known before the first step of training, and is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distil_nlp.blocks import describe
+from distil_nlp.build import Assembly
+from distil_nlp.capture import capture, prepare_attention
+from distil_nlp.data.align import align_labels
+from distil_nlp.errors import ModelError
+from distil_nlp.evaluation.efficiency import count_parameters
+from distil_nlp.evaluation.quality import PaddedBatches
+from distil_nlp.export import torch_logits
+from distil_nlp.mapping import LayerPairs
+from distil_nlp.objectives import LayerObjective, Objective
+from distil_nlp.signals import Batch, Needs, Signals
+from distil_nlp.teachers import ModelTeacher
+
+TEACHER_ROWS = 512  # enough to tell a teacher from a coin
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a run would do.
+
+    Attributes:
+        rows: Rows of each split.
+        dropped: Rows left out, by reason.
+        label_names: In the order of their ids.
+        majority_baseline: Accuracy on the test rows of always giving the commonest label.
+        layer_map: ``(student block, teacher block)`` by objective.
+        terms: Weighted loss terms of one real batch, before the first step.
+        parameters: Of teacher and student.
+        memory_mb: Expected for weights, gradients, optimizer state and one batch's activations.
+    """
+
+    rows: dict[str, int]
+    dropped: dict[str, int]
+    label_names: list[str]
+    majority_baseline: float
+    layer_map: dict[str, LayerPairs]
+    terms: dict[str, float]
+    parameters: dict[str, int]
+    memory_mb: dict[str, float]
+
+    def lines(self) -> list[str]:
+        """What to print."""
+        rows = ", ".join(f"{name} {count:,}" for name, count in self.rows.items())
+        dropped = "".join(f"; {count} left out ({reason})" for reason, count in self.dropped.items())
+        total = sum(self.memory_mb.values())
+        parts = ", ".join(f"{name} {size:.0f}" for name, size in self.memory_mb.items())
+        return [
+            f"rows        {rows}{dropped}",
+            f"labels      {_listed(self.label_names)}; the commonest alone scores {self.majority_baseline:.3f}",
+            *(f"layers      {name}: {_pairs(pairs)}" for name, pairs in self.layer_map.items()),
+            "terms       " + ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items()),
+            "parameters  " + ", ".join(f"{name} {count:,}" for name, count in self.parameters.items()),
+            f"memory      about {total:,.0f} MB ({parts})",
+        ]
+
+
+def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflight:
+    """Builds everything once, runs one real batch through it, and measures.
+
+    Args:
+        assembly: The recipe's parts.
+        teacher: The run's fine-tuned teacher, if there is one already.
+
+    Raises:
+        DistilError: for whatever would stop the run later.
+    """
+    objectives = assembly.objectives()
+    summary, _ = assembly.data.summary, assembly.metrics
+    fine_tuned = teacher is not None or assembly.recipe.teacher.fine_tune is None
+    if teacher is None:
+        teacher = assembly.pretrained() if not fine_tuned else assembly.given_teacher()
+    if fine_tuned:
+        refuse_weak_teacher(assembly, teacher)
+    student = assembly.student(teacher)
+    if assembly.recipe.student.model is not None and assembly.label_names:
+        align_labels(student.config, assembly.label_names)
+    batch = _one_batch(assembly)
+    terms, activations = _terms(objectives, student, teacher, batch)
+    parameters = {"teacher": count_parameters(teacher), "student": count_parameters(student)}
+    return Preflight(
+        rows=summary.rows,
+        dropped=summary.dropped,
+        label_names=summary.label_names,
+        majority_baseline=summary.majority_baseline,
+        layer_map={o.name: o.pairs for o in objectives if isinstance(o, LayerObjective)},
+        terms=terms,
+        parameters=parameters,
+        memory_mb=_memory(teacher, parameters["student"], activations, assembly.recipe.teacher.fine_tune is not None),
+    )
+
+
+def refuse_weak_teacher(assembly: Assembly, teacher: PreTrainedModel) -> None:
+    """Refuses a teacher that is no better on the validation rows than their commonest label.
+
+    Raises:
+        ModelError: with both figures.
+    """
+    rows = assembly.rows["validation"]
+    rows = rows.shuffle(seed=assembly.recipe.seed).select(range(min(len(rows), TEACHER_ROWS)))
+    batches = PaddedBatches(
+        rows, assembly.task.collator(assembly.tokenizer), batch_size=assembly.recipe.evaluation.batch_size
+    )
+    predictions = assembly.task.predictions(batches.logits(torch_logits(teacher.eval(), batches)))
+    references = np.asarray(rows["labels"])
+    scores = assembly.task.row_scores(predictions, references)
+    if scores is None:
+        return
+    majority = np.bincount(references).max() / len(references)
+    if scores.mean() <= majority:
+        raise ModelError(
+            "The teacher is said to be fine-tuned for this task.",
+            f"On {len(references)} validation rows it is right in {scores.mean():.3f}; "
+            f"always giving the commonest label would be right in {majority:.3f}.",
+            "Check that it was trained for these labels, give it `fine_tune`, or train it for longer.",
+        )
+
+
+def _one_batch(assembly: Assembly) -> dict[str, Tensor]:
+    size = int(assembly.recipe.training.get("per_device_train_batch_size", 8))
+    rows = assembly.rows["train"]
+    batch: Any = assembly.task.collator(assembly.tokenizer)([rows[i] for i in range(min(size, len(rows)))])
+    return dict(batch)
+
+
+def _terms(
+    objectives: list[Objective], student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch
+) -> tuple[dict[str, float], float]:
+    """Weighted terms of one batch, and megabytes that the student keeps for its backward pass."""
+    guide = ModelTeacher(teacher)
+    ours, theirs = Needs(), Needs()
+    for objective in objectives:
+        objective.bind(describe(student), guide.shape)
+        ours, theirs = ours | objective.student_needs, theirs | objective.teacher_needs
+    guide.prepare(theirs, torch.device("cpu"))
+    if ours.attentions:
+        prepare_attention(student, "student")
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in student.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        signals: Signals = capture(student.train(), batch, ours)
+        target = guide(batch, theirs)
+        terms = {o.name: float(o(signals, target, batch).detach()) for o in objectives}
+    return terms, sum(size for pointer, size in kept.items() if pointer not in weights) / 1e6
+
+
+def _memory(teacher: PreTrainedModel, student: int, activations: float, trained: bool) -> dict[str, float]:
+    """Megabytes; training in float32 keeps weights, gradients and Adam's two moments: 16 bytes a parameter."""
+    weights = sum(p.numel() * p.element_size() for p in teacher.parameters()) / 1e6
+    needed = {"teacher": weights, "student": 16 * student / 1e6, "activations": activations}
+    while_teaching = 4 * weights if trained else 0.0
+    if while_teaching > needed["teacher"] + needed["student"]:
+        return {"teacher while it is fine-tuned": while_teaching, "activations": activations}
+    return needed
+
+
+def _listed(names: list[str], shown: int = 8) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _pairs(pairs: LayerPairs) -> str:
+    return ", ".join(f"{student} <- {teacher}" for student, teacher in pairs)

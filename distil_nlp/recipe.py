@@ -1,0 +1,159 @@
+"""A whole run as one value, validated before anything is downloaded or loaded.
+
+Only plain values live here: torch and transformers are not imported before a recipe is loaded, whose training
+arguments are then checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+
+from distil_nlp import recipe_yaml
+from distil_nlp.errors import RecipeError, near_match
+from distil_nlp.recipe_arguments import check_training_arguments
+from distil_nlp.recipe_errors import FaultError, explain
+from distil_nlp.recipe_sections import (
+    BenchSection,
+    EvaluationSection,
+    ExportSection,
+    Section,
+    StudentSection,
+    TaskSection,
+    TeacherSection,
+    folder_name,
+    unique,
+)
+
+# Setting the key by an override drops what a recipe says in its place, or about its former value.
+_REPLACES = {
+    "task.dataset": ("task.sha256", "task.config", "task.revision"),
+    "teacher.model": ("teacher.sha256", "teacher.revision", "teacher.gguf_file", "teacher.base"),
+    "student.num_layers": ("student.layers", "student.model", "student.sha256", "student.revision"),
+    "student.layers": ("student.num_layers", "student.model", "student.sha256", "student.revision"),
+    "student.model": ("student.num_layers", "student.layers", "student.sha256", "student.revision"),
+}
+
+
+def _names_of_controls(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return ("pretrained",) if value else ()
+    return (value,) if isinstance(value, str) else value
+
+
+def _mapping(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(_mapping)]
+
+
+class Recipe(Section):
+    """A whole run: ``Recipe.load("movie_sentiment", ["training.num_train_epochs=1"])``.
+
+    ``control`` is read from false, true (= pretrained), a name or a list, and is a tuple of names here.
+    Paths in a recipe are relative to the working directory.
+    """
+
+    name: Annotated[str, AfterValidator(folder_name)]
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
+    task: TaskSection
+    teacher: TeacherSection
+    student: StudentSection
+    objectives: Annotated[dict[str, Arguments], BeforeValidator(_mapping)] = Field(default_factory=dict)
+    training: Arguments = Field(default_factory=dict)
+    control: Annotated[
+        tuple[Literal["pretrained", "same_start"], ...],
+        BeforeValidator(_names_of_controls),
+        AfterValidator(unique),
+    ] = ()
+    evaluation: EvaluationSection = EvaluationSection()
+    export: ExportSection | None = None
+    bench: BenchSection = BenchSection()
+
+    _source: recipe_yaml.Source = PrivateAttr(default_factory=recipe_yaml.Source)
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        from_teacher = self.student.model is None
+        has_pretrained = self.teacher.fine_tune is not None or self.teacher.base is not None
+        if from_teacher and not has_pretrained:
+            found = "The teacher is already fine-tuned, and the recipe does not say from which checkpoint."
+            fix = "Give teacher.base (the model it was fine-tuned from), or teacher.fine_tune, or "
+            if "pretrained" in self.control:
+                raise FaultError(found, fix + "control: same_start.", key="control")
+            if self.student.start == "pretrained":
+                raise FaultError(found, fix + "student.start: teacher.", key="student.start")
+        return self
+
+    @classmethod
+    def load(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Reads and validates a recipe.
+
+        Args:
+            path_or_name: A YAML file, or the name of a recipe that ships with the library.
+            overrides: ``section.key=value``, each value in YAML, applied in order.
+
+        Raises:
+            RecipeError: With the file, line and column (or the override) at fault, and the near match.
+        """
+        file = find_recipe(path_or_name)
+        data, source = recipe_yaml.read(file)
+        keys = [recipe_yaml.override(data, source, text) for text in overrides]
+        for key in keys:
+            for section, _, replaced in (other.partition(".") for other in _REPLACES.get(key, ())):
+                if f"{section}.{replaced}" not in keys and isinstance(data[section], dict):
+                    data[section].pop(replaced, None)
+        if data.get("name") is None:
+            data["name"] = file.stem
+        try:
+            recipe = cls.model_validate(data)
+        except ValidationError as error:
+            raise explain(error, cls, source) from None
+        recipe._source = source
+        check_training_arguments(recipe.training, source, ("training",))
+        check_training_arguments(recipe.teacher.fine_tune or {}, source, ("teacher", "fine_tune"))
+        return recipe
+
+    def line_of(self, key: str) -> str:
+        """Returns where a dotted key, or else its section, was written: ``file:line:column``."""
+        return self._source.where(tuple(key.split(".")))
+
+    def to_yaml(self) -> str:
+        """Returns the resolved recipe, defaults and overrides included; it loads back equal."""
+        return recipe_yaml.dump(self.model_dump())
+
+    def save(self, path: str | Path) -> None:
+        """Writes :meth:`to_yaml`."""
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Returns the recipes that come with the library, by name."""
+    package = Path(__file__).parent
+    folder = package / "_tasks" if (package / "_tasks").is_dir() else package.parent / "tasks"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(path_or_name: str | Path) -> Path:
+    """Returns the file of a recipe, given its path or the name of one that ships with the library.
+
+    Raises:
+        RecipeError: There is no such file or name.
+    """
+    path, shipped = Path(path_or_name), shipped_recipes()
+    if path.is_file():
+        return path
+    if str(path_or_name) in shipped:
+        return shipped[str(path_or_name)]
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_dir():
+        found = "It is a folder." if path.is_dir() else "There is no such file."
+        raise RecipeError(f"Cannot read the recipe '{path_or_name}'.", found, "Give the path of a YAML file.")
+    raise RecipeError(
+        f"Unknown recipe '{path_or_name}'.",
+        near_match(str(path_or_name), shipped),
+        "Give one of these names, or the path of a YAML file.",
+    )

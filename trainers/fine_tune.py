@@ -1,0 +1,43 @@
+"""Fine-tunes a recipe's teacher.
+
+    python trainers/fine_tune.py movie_sentiment
+    python trainers/fine_tune.py movie_sentiment teacher.fine_tune.num_train_epochs=1 --output-dir runs/mine
+    accelerate launch --multi_gpu --num_processes 2 trainers/fine_tune.py movie_sentiment
+
+The teacher ends up in OUTPUT_DIR/teacher, where `trainers/distill.py` and `distil-nlp distill` look for it.
+"""
+
+import argparse
+from pathlib import Path
+
+from distil_nlp import Recipe
+from distil_nlp.build import Assembly
+from distil_nlp.preflight import refuse_weak_teacher
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+parser.add_argument("overrides", nargs="*", help="section.key=value")
+parser.add_argument("--output-dir", type=Path, help="the run's folder; runs/NAME if not given")
+options = parser.parse_args()
+
+# 1. The recipe: everything that can be wrong with it is said here.
+recipe = Recipe.load(options.recipe, options.overrides)
+folder = options.output_dir or Path("runs") / recipe.name
+if recipe.teacher.fine_tune is None:
+    parser.error(f"the teacher of '{recipe.name}' is fine-tuned already: give teacher.fine_tune to train it further")
+
+# 2. Its parts: data, tokenizer, and the pre-trained checkpoint with a fresh head.
+parts = Assembly(recipe, progress=print)
+teacher = parts.pretrained()
+
+# 3. Training. Without a teacher of its own, a DistillationTrainer is a Trainer with exact item counts.
+trainer = parts.trainer(teacher, arguments=recipe.teacher.fine_tune, output_dir=folder / "checkpoints" / "teacher")
+trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
+
+# 4. Quality on rows that it was not trained on, and the checkpoint.
+metrics = trainer.evaluate(parts.rows["validation"])
+if trainer.is_world_process_zero():
+    refuse_weak_teacher(parts, teacher)
+    teacher.save_pretrained(folder / "teacher")
+    parts.tokenizer.save_pretrained(folder / "teacher")
+    print(f"{folder / 'teacher'}: " + ", ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in parts.metric_names))
