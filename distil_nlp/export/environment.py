@@ -7,6 +7,7 @@ onnxruntime, ...) in the running interpreter's site-packages.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import os
@@ -22,6 +23,7 @@ from distil_nlp.cache import cache_dir
 from distil_nlp.errors import ExportError
 
 _REQUIREMENTS = Path(__file__).with_name("optimum_requirements.txt")
+_BYTES_NEEDED = 200_000_000  # pip says pages when it runs out
 _ASKED = "Make the Optimum environment (needed once by export.backend: optimum)."
 _FIX = (
     "Check the network and pip's index settings (pip config list) and try again, or export with "
@@ -46,6 +48,8 @@ def ensure_environment(progress: Callable[[str], None] = print) -> Path:
     progress("Making the Optimum environment (once: about 17 MB to download, 130 MB on disk) ...")
     try:
         root.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(root).free < _BYTES_NEEDED:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
         with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as scratch:
             made = Path(scratch, "environment")
             _make(made)
@@ -109,8 +113,9 @@ def _install(python: Path, packages: Path) -> None:
     variables = os.environ | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
     run = subprocess.run(command, env=variables, capture_output=True, text=True, errors="replace")
     if run.returncode:
-        errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
-        raise ExportError(_ASKED, "pip failed:\n" + ("\n".join(errors) or last_lines(run.stderr)), _FIX)
+        errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR: ")]
+        crashed = not errors or "ERROR: Exception:" in errors
+        raise ExportError(_ASKED, "pip failed:\n" + (last_lines(run.stderr) if crashed else "\n".join(errors)), _FIX)
 
 
 def _move_into_place(made: Path, environment: Path) -> None:
@@ -142,4 +147,4 @@ def last_lines(text: str, count: int = 8) -> str:
     if frames:
         message = [line for line in lines[frames[-1] + 1 :] if not line.startswith("  ")]
         lines = message or lines
-    return "\n".join(lines[-count:])
+    return "\n".join(line[:400] for line in lines[-count:])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distil_nlp.errors import ExportError, near_match
 from distil_nlp.export.job import TARGETS
+from distil_nlp.export.optimum_script import products_of_activations
 
 _ROUNDING = 1e-9  # 0.90 - 0.89 is a little more than 0.01
 
@@ -37,7 +38,9 @@ def quantize_model(onnx_path: Path, output_path: Path, target: str, keep_float: 
             model,
             output_path,
             op_types_to_quantize=[name for name in IntegerOpsRegistry if name not in keep_float],
+            nodes_to_exclude=products_of_activations(model.graph),
             per_channel=True,
+            extra_options={"MatMulConstBOnly": False},  # a head that shares the embedding reads it transposed
             weight_type=QuantType.QUInt8 if target == "avx2" else QuantType.QInt8,
         )
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:

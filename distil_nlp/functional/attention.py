@@ -84,7 +84,7 @@ class _AttentionMSE(torch.autograd.Function):
             groups = query.shape[1] // key.shape[1]
             grad_query[example][:, tokens] = (slope @ columns).to(query.dtype)
             by_head = slope.transpose(-1, -2) @ rows  # [heads, valid, head_width]
-            grad_key[example][:, tokens] = by_head.view(-1, groups, *by_head.shape[1:]).sum(1).to(key.dtype)
+            grad_key[example][:, tokens] = by_head.view(key.shape[1], groups, *by_head.shape[1:]).sum(1).to(key.dtype)
         ctx.save_for_backward(grad_query, grad_key)
         return torch.stack(values)
 

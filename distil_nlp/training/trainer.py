@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from distil_nlp.blocks import describe
@@ -19,6 +20,7 @@ from distil_nlp.objectives import Objective, TaskLoss
 from distil_nlp.signals import Batch, Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
 from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
+from distil_nlp.training.sampler import SeededLengthGroupedSampler
 
 OBJECTIVES_FILE = "objectives.safetensors"
 
@@ -136,6 +138,14 @@ class DistillationTrainer(Trainer):
             self._terms.zero_()
             self._terms_since = self.state.global_step
         super().log(logs, start_time)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """Length-grouped batches come in an order that seed and epoch decide."""
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return SeededLengthGroupedSampler(sampler.lengths, sampler.batch_size, seed)
+        return sampler
 
     # ---- optimisation: trainable projections go along with the student ----
 

@@ -37,11 +37,12 @@ def test_direction_is_teacher_to_student():
 
 
 def test_temperature_keeps_the_gradient_scale():
-    s, t = torch.randn(4, 9, dtype=torch.float64, requires_grad=True), torch.randn(4, 9, dtype=torch.float64)
+    rng = np.random.default_rng(0)
+    s, t = torch.from_numpy(rng.normal(size=(4, 9))).requires_grad_(), torch.from_numpy(rng.normal(size=(4, 9)))
     temperature = 1e4  # where softmax is linear: d/dz = (z_s - z_t - means) / vocab
     kl_divergence(s, t, temperature=temperature).sum().backward()
     centred = (s - s.mean(-1, keepdim=True)) - (t - t.mean(-1, keepdim=True))
-    torch.testing.assert_close(s.grad, (centred / 9).detach(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(s.grad, (centred / 9).detach(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -166,16 +166,17 @@ def test_the_saved_student_holds_nothing_of_the_objectives(tmp_path):
     assert load_file(checkpoint / "objectives.safetensors").keys() == trainer.objectives.state_dict().keys()
 
 
-def test_resuming_gives_the_same_weights(tmp_path):
-    """With dropout, so that the random state counts, and a trained projection."""
+@pytest.mark.parametrize("order", ["random", "group_by_length"])
+def test_resuming_gives_the_same_weights(tmp_path, order):
+    """In mid-epoch; with dropout, so that the random state counts, and a trained projection."""
     arguments = {
-        "max_steps": 6,
+        "max_steps": 8,
+        "train_sampling_strategy": order,
         "per_device_train_batch_size": 2,
         "optim": "adamw_torch",
         "save_strategy": "steps",
         "save_steps": 2,
         "lr_scheduler_type": "linear",
-        "gradient_accumulation_steps": 2,
     }
 
     def student():
@@ -185,7 +186,7 @@ def test_resuming_gives_the_same_weights(tmp_path):
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 3
+            control.should_training_stop = state.global_step == 7
 
     trainer = seeded_trainer(tmp_path / "cut", student=student(), callbacks=[Stop()], **arguments)
     trainer.train()
