@@ -1,0 +1,83 @@
+# make demo | test | check | docs   each makes the virtual environment that it needs; see CONTRIBUTING.md.
+
+PYTHON ?= python3
+# The active virtual environment, or one of the project's own.
+VENV := $(or $(VIRTUAL_ENV),.venv)
+BIN := $(VENV)/bin
+# Compiled when first imported: most of what is installed never is.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install --no-compile -c constraints.txt
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+# An extra index to take torch from, for example one that serves builds for the CPU only.
+TORCH_INDEX ?=
+EXTRAS := onnx,peft,gguf,reports,dev
+LOWEST_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+PYTEST_ARGS ?=
+
+# Each holds what the one before it holds, and more.
+RUNNABLE := $(VENV)/.distil_nlp-runnable
+INSTALLED := $(VENV)/.distil_nlp-installed
+DOCS_INSTALLED := $(VENV)/.distil_nlp-docs-installed
+LOWEST := .venv-lowest
+
+.PHONY: install demo test test-lowest check format docs wheel constraints clean help
+
+help:            ## Shows this list.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(INSTALLED)  ## Installs the library and its tools into the active virtual environment, or into .venv.
+
+demo: $(RUNNABLE)  ## Fine-tunes, distils, exports and reports on real sentences (about 12 minutes on 2 cores).
+	$(BIN)/distil-nlp run movie_sentiment --output-dir runs/movie_sentiment
+
+test: $(INSTALLED)  ## Runs all tests.
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(INSTALLED)  ## Checks format, lint, types and that imports only go down the floors.
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest -q tests/test_floors.py
+
+format: $(INSTALLED)  ## Formats the code and mends what lint can mend.
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+docs: $(DOCS_INSTALLED)  ## Builds the documentation into site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheel: $(INSTALLED)  ## Builds the wheel into dist/.
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation
+
+test-lowest: $(LOWEST)/.installed  ## Runs the quick tests with the lowest transformers that pyproject.toml allows.
+	$(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+constraints:     ## Renews constraints.txt with today's versions; TORCH=X.Y.Z renews torch too.
+	$(PYTHON) .ci/constraints.py $(TORCH) "$(EXTRAS),docs" constraints.txt
+
+clean:           ## Removes what make made, but for runs/.
+	rm -rf .venv .venv-lowest .venv-ci .venv-wheel dist site .pytest_cache .ruff_cache .mypy_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and alone: a version that is there already, for whatever device, is left as it is.
+$(RUNNABLE): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==$(TORCH)
+	$(INSTALL) --editable '.[onnx,reports]'
+	touch $@
+
+$(INSTALLED): $(RUNNABLE)
+	$(INSTALL) --editable '.[$(EXTRAS)]'
+	touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(INSTALL) --editable '.[docs]'
+	touch $@
+
+# Sees everything in $(VENV), but for an older transformers and what that needs.
+$(LOWEST)/.installed: $(INSTALLED)
+	rm -rf $(LOWEST)
+	$(BIN)/python .ci/overlay.py $(LOWEST) --editable
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check --no-input install "transformers==$(LOWEST_TRANSFORMERS).*"
+	touch $@
