@@ -44,9 +44,10 @@ def main() -> None:
             if part:
                 errors.print(part, style=style, markup=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("\nInterrupted. Finished stages and saved checkpoints are kept: add --resume to go on.")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer's answer to Ctrl-C, without a word
+            errors.print("\nInterrupted. Finished stages and saved checkpoints are kept: add --resume to go on.")
+        raise
 
 
 @app.command()
@@ -54,9 +55,10 @@ def run(recipe: RecipeName, overrides: Overrides = None, output_dir: OutputDir =
     """Checks a recipe, then teaches, distils, evaluates, exports, times and reports."""
     started = time.perf_counter()
     work = _open(recipe, overrides, output_dir)
-    work.folder.start(work.recipe, resume=resume)
+    work.folder.check_start(work.recipe, resume=resume)
     if not all(work.folder.has(stage) for stage in work.stages()):
         _check(work)
+    work.folder.describe(work.recipe)
     for stage in work.stages():
         if work.folder.has(stage):
             console.print(f"{stage:<10} done before")

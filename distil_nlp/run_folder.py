@@ -35,8 +35,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.onnx = path / "onnx"
 
-    def start(self, recipe: Recipe, *, resume: bool) -> None:
-        """Makes the folder, or goes on in one that an earlier run of the same recipe has left.
+    def check_start(self, recipe: Recipe, *, resume: bool) -> None:
+        """Checks that a run can start in the folder, or go on with what the same recipe has left there.
 
         Raises:
             RecipeError: if the folder holds a run and ``resume`` is not set, or one of another recipe.
@@ -56,7 +56,6 @@ class RunFolder:
                     f"It was started with another recipe; these differ: {', '.join(_differences(earlier, recipe))}.",
                     "Go on with the same recipe and overrides, or give another --output-dir.",
                 )
-        self.describe(recipe)
 
     def describe(self, recipe: Recipe) -> None:
         """Writes the resolved recipe and the environment."""

@@ -151,10 +151,13 @@ def distill(run: Run) -> dict[str, Any]:
 def control(run: Run) -> dict[str, Any]:
     """Trains the student's architecture on the same rows, in the same order, for the same steps, without a teacher."""
     teacher = run.parts.load_saved(run.folder.model("teacher"))
-    results = {}
     for name in run.controls:
-        model = run.parts.control(name.removeprefix("control_"), teacher)
-        results[name] = _train(run, name, model, arguments=run.recipe.training)
+        if not run.folder.has(name):  # or else the stage was interrupted after it
+            model = run.parts.control(name.removeprefix("control_"), teacher)
+            run.folder.finish(name, _train(run, name, model, arguments=run.recipe.training))
+    results = {name: run.folder.result(name) for name in run.controls}
+    for name in run.controls:
+        run.folder.forget(name)
     return {"controls": results}
 
 

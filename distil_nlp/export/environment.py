@@ -24,6 +24,7 @@ from distil_nlp.errors import ExportError
 
 _REQUIREMENTS = Path(__file__).with_name("optimum_requirements.txt")
 _BYTES_NEEDED = 200_000_000  # pip says pages when it runs out
+_PIP_INSTALL = "install --require-hashes --no-deps --only-binary :all: --no-input --disable-pip-version-check"
 _ASKED = "Make the Optimum environment (needed once by export.backend: optimum)."
 _FIX = (
     "Check the network and pip's index settings (pip config list) and try again, or export with "
@@ -99,18 +100,10 @@ def _make(environment: Path) -> None:
 
 
 def _install(python: Path, packages: Path) -> None:
-    command = [str(python), "-m", "pip", "install", "--target", str(packages)]
-    command += [
-        "--requirement",
-        str(_REQUIREMENTS),
-        "--require-hashes",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-    ]
-    command += ["--no-input", "--disable-pip-version-check"]
-    # A user's pip settings name the index, and are kept; these two would forbid --target.
-    variables = os.environ | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    command = [str(python), "-m", "pip", *_PIP_INSTALL.split()]
+    command += ["--target", str(packages), "--requirement", str(_REQUIREMENTS)]
+    # A user's pip settings name the index, and are kept; these would forbid --target or the older transformers.
+    variables = os.environ | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_CONSTRAINT": ""}
     run = subprocess.run(command, env=variables, capture_output=True, text=True, errors="replace")
     if run.returncode:
         errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR: ")]

@@ -101,15 +101,15 @@ def export_onnx(
     """
     started = time.perf_counter()
     model_dir, output_dir = Path(model_dir).resolve(), Path(output_dir).resolve()
+    _check_packages()
     _check_choice("backend", backend, BACKENDS)
     _check_choice("target", target, TARGETS)
     if quantization is not None:
         _check_choice("quantization", quantization, ("dynamic",))
-    if not samples:
-        raise ExportError("Export to ONNX.", "There are no sample batches.", "Give a few real inputs.")
-    _check_packages()
     check_keep_float(keep_float)
     check_checkpoint(model_dir, task)
+    if not samples:
+        raise ExportError("Export to ONNX.", "There are no sample batches.", "Give a few real inputs.")
     _check_output(output_dir, model_dir)
     try:
         output_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -40,9 +40,7 @@ def latency_svg(ledger: Json) -> Markup | None:
 
 def _panel(timed: Sequence[Json], setting: tuple[int, int], left: float, top: float, width: float) -> Markup:
     names = max(text_width(str(row["label"])) for row in timed) + 14
-    slowest = max(
-        entry["p95"] for row in timed for entry in row["latencies"] if entry["batch_size"] == setting[0]
-    )
+    slowest = max(entry["p95"] for row in timed for entry in row["latencies"] if entry["batch_size"] == setting[0])
     axis = Scale(0.0, slowest or 1.0, left + names, left + width - 118)
     parts = [text(left, top + 20, _setting_words(*setting), class_="name")]
     for place, row in enumerate(timed):

@@ -85,10 +85,7 @@ def _panel(run: str, lines: Sequence[tuple[str, Points]], left: float, top: floa
         *(line(across.start, up(tick), across.stop, up(tick), "grid") for tick in up.ticks(5)),
         *(text(across.start - 8, up(t) + 5, tick_label(t), anchor="end", class_="tick") for t in up.ticks(5)),
         line(across.start, floor, across.stop, floor, "axis"),
-        *(
-            text(across(t), floor + 20, tick_label(t), anchor="middle", class_="tick")
-            for t in across.ticks(6)
-        ),
+        *(text(across(t), floor + 20, tick_label(t), anchor="middle", class_="tick") for t in across.ticks(6)),
         text((across.start + across.stop) / 2, floor + 38, "step", anchor="middle", class_="tick"),
         *(_curve([(across(step), up(value)) for step, value in points], look) for look, points in lines),
     )

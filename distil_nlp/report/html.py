@@ -106,9 +106,7 @@ def _tiles(ledger: Json) -> Markup | None:
 
 
 def _tile(name: str, figure: str, of: str) -> Markup:
-    return tag(
-        "div", tag("dt", name), tag("dd", figure, class_="figure"), tag("dd", of, class_="of"), class_="tile"
-    )
+    return tag("div", tag("dt", name), tag("dd", figure, class_="figure"), tag("dd", of, class_="of"), class_="tile")
 
 
 def _section(title: str, note: str | None, *content: object) -> Markup:
@@ -127,9 +125,7 @@ def _grid(headers: Sequence[object], rows: Sequence[Sequence[object]]) -> Markup
 
 def _verdict(ledger: Json) -> Markup:
     sentences = ledger.get("verdict") or ["The run has no teacher and student to compare yet."]
-    return tag(
-        "section", *(tag("p", sentence) for sentence in sentences), class_="verdict", aria_label="Verdict"
-    )
+    return tag("section", *(tag("p", sentence) for sentence in sentences), class_="verdict", aria_label="Verdict")
 
 
 def _table(ledger: Json) -> Markup:
@@ -153,9 +149,7 @@ def _whisker_note(ledger: Json) -> str:
 def _gain(ledger: Json) -> Markup:
     picture = gain_svg(ledger)
     if picture is None:
-        return _section(
-            "Gain over control", "The run has no control, so it does not say what the teacher added."
-        )
+        return _section("Gain over control", "The run has no control, so it does not say what the teacher added.")
     said = None
     if split := ledger.get("gain_split"):
         points = all(gain["points"] for gain in ledger["gain_over_control"].values())
@@ -239,9 +233,7 @@ def _setting(ledger: Json) -> Markup | None:
     facts += [(f"Rows, {split}", f"{rows:,}") for split, rows in (data.get("rows") or {}).items()]
     facts.append(("Classes", ", ".join(map(str, data.get("classes") or []))))
     if data.get("majority_baseline") is not None:
-        facts.append(
-            ("Majority class alone", f"{numbers.score(data['majority_baseline'])} {ledger['metric']}")
-        )
+        facts.append(("Majority class alone", f"{numbers.score(data['majority_baseline'])} {ledger['metric']}"))
     facts += list(_flat(ledger.get("environment") or {}))
     written = [join(tag("dt", name), tag("dd", value)) for name, value in facts if value not in (None, "")]
     return _section("Data and environment", None, tag("dl", *written, class_="facts")) if written else None

@@ -46,9 +46,7 @@ class Placed:
 
 def text_width(text: str, size: float = 14.0) -> float:
     """About how wide a text is in a system sans-serif font, rather too wide than too narrow."""
-    return size * sum(
-        0.36 if c in "iljtf.,:;|' 1" else 0.8 if c.isupper() or c in "mw%@" else 0.62 for c in text
-    )
+    return size * sum(0.36 if c in "iljtf.,:;|' 1" else 0.8 if c.isupper() or c in "mw%@" else 0.62 for c in text)
 
 
 def place_labels(
@@ -92,9 +90,7 @@ def leader_end(point: Point, box: Box) -> Point:
 def _crosses(start: Point, box: Box, other: Box) -> bool:
     """Whether the line from a point to its label runs over another point."""
     end = leader_end(start, box)
-    along = [
-        (start[0] + (end[0] - start[0]) * k / 8, start[1] + (end[1] - start[1]) * k / 8) for k in range(9)
-    ]
+    along = [(start[0] + (end[0] - start[0]) * k / 8, start[1] + (end[1] - start[1]) * k / 8) for k in range(9)]
     return any(other.left < x < other.right and other.top < y < other.bottom for x, y in along)
 
 

@@ -36,11 +36,7 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Markup:
 def join(*children: object) -> Markup:
     """Children one after the other, as :func:`tag` takes them; None is nothing."""
     return Markup(
-        "".join(
-            child if isinstance(child, Markup) else escape(str(child))
-            for child in children
-            if child is not None
-        )
+        "".join(child if isinstance(child, Markup) else escape(str(child)) for child in children if child is not None)
     )
 
 

@@ -47,8 +47,7 @@ def size_quality_svg(ledger: Json, *, standalone: bool = False) -> Markup | None
         paper = tag("rect", x=0, y=0, width=WIDTH, height=HEIGHT, class_="paper")
         picture = join(tag("style", Markup(SVG_STYLE)), paper, picture)
     described = [
-        f"{name}: {value} at {numbers.megabytes(size)} MB"
-        for (name, value), size in zip(captions, sizes, strict=True)
+        f"{name}: {value} at {numbers.megabytes(size)} MB" for (name, value), size in zip(captions, sizes, strict=True)
     ]
     return svg(HEIGHT, f"{metric} over size of the weights", "; ".join(described), picture)
 
@@ -113,10 +112,7 @@ def _frame(across: Scale, up: Scale, metric: str) -> Markup:
         *(line(PLOT.left, up(tick), PLOT.right, up(tick), "grid") for tick in up.ticks(6)),
         *(text(PLOT.left - 10, up(t) + 5, tick_label(t), anchor="end", class_="tick") for t in up.ticks(6)),
         *(line(across(t), PLOT.bottom, across(t), PLOT.bottom + 6, "axis") for t in across.ticks(7)),
-        *(
-            text(across(t), PLOT.bottom + 24, tick_label(t), anchor="middle", class_="tick")
-            for t in across.ticks(7)
-        ),
+        *(text(across(t), PLOT.bottom + 24, tick_label(t), anchor="middle", class_="tick") for t in across.ticks(7)),
         line(PLOT.left, PLOT.bottom, PLOT.right, PLOT.bottom, "axis"),
         text(middle, HEIGHT - 10, "Size of the weights, MB (log scale)", anchor="middle", class_="tick"),
         text(PLOT.left - 60, 14, metric, class_="tick"),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import zlib
 from pathlib import Path
 
+from distil_nlp.checksums import crc32_of
 from distil_nlp.errors import TrainingError
 
 SEAL = "distil_seal.json"
-_CHUNK = 1 << 20
 
 
 def seal(folder: Path) -> None:
@@ -20,7 +19,7 @@ def seal(folder: Path) -> None:
     A checkpoint without a seal was interrupted while it was written.
     """
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "crc32": _crc32(path)}
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "crc32": crc32_of(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != SEAL
     }
@@ -43,7 +42,7 @@ def verify(folder: Path) -> None:
             damage = "is missing"
         elif path.stat().st_size != expected["bytes"]:
             damage = f"has {path.stat().st_size:,} bytes instead of {expected['bytes']:,}"
-        elif _crc32(path) != expected["crc32"]:
+        elif crc32_of(path) != expected["crc32"]:
             damage = "does not have the checksum that it was written with"
         if damage:
             raise TrainingError(
@@ -72,11 +71,3 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
 def _step(path: Path) -> int:
     match = re.fullmatch(r"checkpoint-(\d+)", path.name)
     return int(match.group(1)) if match else -1
-
-
-def _crc32(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            value = zlib.crc32(chunk, value)
-    return value

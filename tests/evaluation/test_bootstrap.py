@@ -105,8 +105,7 @@ def test_words():
         "so this is within noise."
     )
     assert interval(0.021, 0.0003, 0.04).in_words(baseline="X") == (
-        "The student is 2.10 points above X; the 95 % interval [+0.03, +4.00] excludes zero, "
-        "so this is beyond noise."
+        "The student is 2.10 points above X; the 95 % interval [+0.03, +4.00] excludes zero, so this is beyond noise."
     )
     assert "0.250 above" in interval(0.25, 0.1, 0.4).in_words(points=False)
 

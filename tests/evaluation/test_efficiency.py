@@ -109,9 +109,7 @@ def test_table_has_a_row_for_every_setting_and_leaves_the_model_as_it_was(monkey
     settings = [(1, 1), (3, 1), (1, 2), (3, 2)]
     for name, runtime in (("teacher", "pytorch"), ("onnx", "onnxruntime")):
         assert [(row["batch_size"], row["threads"]) for row in table[name]] == settings
-        assert {(row["runtime"], row["sequence_length"], row["repeats"]) for row in table[name]} == {
-            (runtime, 6, 3)
-        }
+        assert {(row["runtime"], row["sequence_length"], row["repeats"]) for row in table[name]} == {(runtime, 6, 3)}
         assert all(0 <= row["p50"] <= row["p95"] for row in table[name])
     assert [session.threads for session in sessions] == [1, 1, 2, 2]
     assert {(training, inference) for training, inference, _ in model.seen} == {(False, True)}

@@ -22,9 +22,7 @@ def small_ledger() -> Ledger:
         task="text-classification",
         metric="accuracy",
         rows=[
-            Row(
-                name="teacher", kind="teacher", metrics={"accuracy": 0.9}, size_mb=90, latencies=latencies(20)
-            ),
+            Row(name="teacher", kind="teacher", metrics={"accuracy": 0.9}, size_mb=90, latencies=latencies(20)),
             Row(
                 name="student",
                 kind="student",

@@ -13,9 +13,7 @@ def latencies(ms: float, runtime: str) -> list[LatencyRow]:
     """Batch sizes 1 and 16, one thread and two."""
     factors = {(1, 1): 1.0, (16, 1): 11.3, (1, 2): 0.71, (16, 2): 6.4}
     return [
-        LatencyRow(
-            p50=ms * f, p95=ms * f * 1.17, batch_size=b, sequence_length=32, threads=t, runtime=runtime
-        )
+        LatencyRow(p50=ms * f, p95=ms * f * 1.17, batch_size=b, sequence_length=32, threads=t, runtime=runtime)
         for (b, t), f in factors.items()
     ]
 
@@ -38,10 +36,7 @@ def curves() -> list[Curve]:
     steps = list(range(10, 401, 10))
 
     def fall(run: str, term: str, start: float, end: float, pace: float, wave: float) -> Curve:
-        values = [
-            end + (start - end) * math.exp(-step / pace) + wave * start * math.sin(step * 1.7)
-            for step in steps
-        ]
+        values = [end + (start - end) * math.exp(-step / pace) + wave * start * math.sin(step * 1.7) for step in steps]
         return Curve(run=run, term=term, steps=steps, values=values)
 
     terms = {

@@ -26,10 +26,7 @@ def curve(run: str, term: str, values: list, steps: list | None = None) -> dict:
 def test_markup_escapes_what_is_not_markup():
     assert tag("p", "<b>", class_='a"b') == '<p class="a&quot;b">&lt;b&gt;</p>'
     assert tag("p", tag("b", "x"), None, 1) == "<p><b>x</b>1</p>"
-    assert (
-        tag("line", x1=1.0, y1=2.125, stroke_width=3, fill=None)
-        == '<line x1="1" y1="2.12" stroke-width="3"/>'
-    )
+    assert tag("line", x1=1.0, y1=2.125, stroke_width=3, fill=None) == '<line x1="1" y1="2.12" stroke-width="3"/>'
     assert join("<", Markup("<i/>")) == "&lt;<i/>"
 
 
@@ -132,22 +129,16 @@ def test_curves_without_a_value_are_no_picture():
 
 def test_a_term_looks_the_same_in_every_run():
     curves = [curve("a", "logits_kl", [1, 2]), curve("b", "loss", [1, 2]), curve("b", "logits_kl", [1, 2])]
-    paths = list(
-        ElementTree.fromstring(loss_curves_svg({"rows": [], "loss_curves": curves})).iter(f"{SVG}path")
-    )
+    paths = list(ElementTree.fromstring(loss_curves_svg({"rows": [], "loss_curves": curves})).iter(f"{SVG}path"))
     assert [path.get("class") for path in paths] == ["line s-1", "line s-0", "line s-1"]
 
 
 def test_layer_maps_that_are_alike_share_a_picture(movie):
-    assert [names for names, _ in grouped_layer_maps(movie)] == [
-        ["initial weights", "hidden_states", "attentions"]
-    ]
+    assert [names for names, _ in grouped_layer_maps(movie)] == [["initial weights", "hidden_states", "attentions"]]
     movie["layer_maps"][2]["pairs"] = [[0, 0], [3, 5], [3, 6]]
     picture = layer_map_svg(movie)
     assert texts(picture).count("0") == 2
-    links = [
-        node for node in ElementTree.fromstring(picture).iter(f"{SVG}line") if node.get("class") == "link"
-    ]
+    links = [node for node in ElementTree.fromstring(picture).iter(f"{SVG}line") if node.get("class") == "link"]
     assert len(links) == 6
     assert picture.count('class="block k-teacher"') == 3 + 3
     assert picture.count('class="block k-student"') == 3 + 2
