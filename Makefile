@@ -27,7 +27,7 @@ help:            ## Shows this list.
 install: $(INSTALLED)  ## Installs the library and its tools into the active virtual environment, or into .venv.
 
 demo: $(RUNNABLE)  ## Fine-tunes, distils, exports and reports on real sentences (about 12 minutes on 2 cores).
-	$(BIN)/distil-nlp run movie_sentiment --output-dir runs/movie_sentiment
+	$(BIN)/distil-nlp run movie_sentiment --output-dir runs/movie_sentiment --resume
 
 test: $(INSTALLED)  ## Runs all tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -40,6 +40,7 @@ from distil_nlp.report.html import ledger_svg, render_html
 from distil_nlp.run_folder import RunFolder
 
 SAMPLES = 4  # batches for the parity check of an export
+TORN = ("file write failed", "unexpected pos", "iostream error")  # what torch.save says on a full disk, among others
 
 
 class Run:
@@ -295,7 +296,7 @@ def _full_disk_explained(folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         at = folder if folder.exists() else folder.parent
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        torn = isinstance(error, RuntimeError) and "file write" in str(error) and shutil.disk_usage(at).free < 2**20
+        torn = any(words in str(error) for words in TORN) and shutil.disk_usage(at).free < 2**20
         if not (full or torn):
             raise
         raise TrainingError(

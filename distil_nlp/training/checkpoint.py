@@ -34,6 +34,12 @@ def verify(folder: Path) -> None:
     Raises:
         TrainingError: if a file is missing or not what was written, naming it and the way out.
     """
+    if not (folder / SEAL).is_file():
+        raise TrainingError(
+            f"Training was to go on from {folder}.",
+            "There is no whole checkpoint: it was never made, or interrupted while it was written.",
+            "Give another checkpoint, or resume_from_checkpoint=True for the newest whole one.",
+        )
     files = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     for name, expected in files.items():
         path = folder / name

@@ -73,7 +73,7 @@ class DistillationTrainer(Trainer):
             prepare_attention(model, "student")
         if self.teacher:
             self.teacher.prepare(self.teacher_needs, self.args.device)
-        self._terms = torch.zeros(len(self.objectives), device=self.args.device, dtype=torch.float64)
+        self._terms = torch.zeros(len(self.objectives), device=self.args.device)
         self._terms_since = 0
 
     # ---- loss ----
@@ -96,7 +96,7 @@ class DistillationTrainer(Trainer):
         if not batch_samples:
             return None
         counts = [torch.stack([o.count(batch) for o in self._objectives()]) for batch in batch_samples]
-        return torch.stack(counts).sum(0).to(device, torch.float64)
+        return torch.stack(counts).sum(0).to(device, torch.float32)
 
     def compute_loss(
         self,
@@ -115,7 +115,9 @@ class DistillationTrainer(Trainer):
         return (loss, student.output) if return_outputs else loss
 
     def _compute_terms(self, student: Signals, teacher: Signals, batch: Batch, counts: Tensor | None) -> list[Tensor]:
-        per_objective: list[Any] = [None] * len(self.objectives) if counts is None else list(counts.float())
+        per_objective: list[Any] = [None] * len(self.objectives)
+        if counts is not None:
+            per_objective = list(torch.where(counts > 0, counts, 1.0))  # no items: nothing is divided by zero
         return [
             objective(student, teacher, batch, count)
             for objective, count in zip(self._objectives(), per_objective, strict=True)

@@ -214,6 +214,21 @@ def test_an_unsealed_checkpoint_is_passed_over_and_a_damaged_one_named(tmp_path)
         make_trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(TrainingError, match="no whole checkpoint"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+
+
+def test_a_step_without_any_labelled_token_changes_nothing_and_stays_finite(tmp_path):
+    trainer = make_trainer(tmp_path, item="token", terms=[TaskLoss(), LogitsKL()])
+    trainer.train_dataset = [{**row, "labels": torch.full_like(row["labels"], -100)} for row in rows("token")]
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == 0
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
 def test_old_checkpoints_are_rotated_after_the_new_one_is_sealed(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=2)
     trainer.train()
