@@ -15,7 +15,7 @@ from rich.console import Console
 from distil_nlp.errors import DistilError, near_match
 
 if TYPE_CHECKING:
-    from distil_nlp.stages import Run
+    from distil_nlp.run import Run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,13 +53,15 @@ def main() -> None:
 @app.command()
 def run(recipe: RecipeName, overrides: Overrides = None, output_dir: OutputDir = None, resume: Resume = False) -> None:
     """Checks a recipe, then teaches, distils, evaluates, exports, times and reports."""
+    from distil_nlp.stages import planned
+
     started = time.perf_counter()
     work = _open(recipe, overrides, output_dir)
     work.folder.check_start(work.recipe, resume=resume)
-    if not all(work.folder.has(stage) for stage in work.stages()):
+    if not all(work.folder.has(stage) for stage in planned(work)):
         _check(work)
     work.folder.describe(work.recipe)
-    for stage in work.stages():
+    for stage in planned(work):
         if work.folder.has(stage):
             console.print(f"{stage:<10} done before")
         else:
@@ -138,7 +140,7 @@ def _open(recipe: str, overrides: list[str] | None, output_dir: Path | None) -> 
 
     loaded = Recipe.load(recipe, overrides or ())
     _quiet_libraries()
-    from distil_nlp.stages import Run
+    from distil_nlp.run import Run
 
     return Run(loaded, output_dir or Path("runs") / loaded.name, progress=_say)
 
@@ -166,9 +168,11 @@ def _check(work: Run) -> None:
 
 
 def _stage(work: Run, stage: str) -> None:
+    from distil_nlp.stages import run_stage
+
     started = time.perf_counter()
     console.print(f"[bold]{stage}[/bold]")
-    work.stage(stage)
+    run_stage(work, stage)
     console.print(f"{stage:<10} {_minutes(time.perf_counter() - started)}")
 
 

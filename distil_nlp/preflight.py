@@ -120,7 +120,7 @@ def refuse_weak_teacher(assembly: Assembly, teacher: PreTrainedModel) -> None:
     majority = np.bincount(references).max() / len(references)
     if scores.mean() <= majority:
         raise ModelError(
-            "The teacher is said to be fine-tuned for this task.",
+            "A teacher must know the task before it can teach it.",
             f"On {len(references)} validation rows it is right in {scores.mean():.3f}; "
             f"always giving the commonest label would be right in {majority:.3f}.",
             "Check that it was trained for these labels, give it `fine_tune`, or train it for longer.",

@@ -20,6 +20,17 @@ from distil_nlp.errors import DistilError, RecipeError
 from distil_nlp.evaluation.efficiency import available_threads
 from distil_nlp.recipe import Recipe
 
+STAGES = ("teach", "distill", "control", "evaluate", "export", "bench", "report")
+# The first stage whose result a section of the recipe decides.
+FIRST_STAGE = {
+    **dict.fromkeys(("task", "teacher", "seed"), "teach"),
+    **dict.fromkeys(("student", "objectives", "training"), "distill"),
+    "control": "control",
+    "evaluation": "evaluate",
+    "export": "export",
+    "bench": "bench",
+    "name": "report",
+}
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "onnx", "onnxruntime", "numpy")
 
 
@@ -58,8 +69,17 @@ class RunFolder:
                 )
 
     def describe(self, recipe: Recipe) -> None:
-        """Writes the resolved recipe and the environment."""
+        """Writes the resolved recipe and the environment; what another recipe has left behind is forgotten."""
         self.path.mkdir(parents=True, exist_ok=True)
+        saved = self.path / "recipe.yaml"
+        if saved.is_file():
+            changed = {key.partition(".")[0] for key in _differences(Recipe.load(saved), recipe)}
+            for stage in {FIRST_STAGE[section] for section in changed}:
+                self.forget_from(stage)
+            if changed & {section for section, stage in FIRST_STAGE.items() if stage in ("teach", "distill")}:
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
+                for partial in (self.path / "results").glob("control_*.json"):
+                    partial.unlink()
         recipe.save(self.path / "recipe.yaml")
         write_json(self.path / "environment.json", environment(recipe.seed))
 
@@ -89,6 +109,11 @@ class RunFolder:
     def forget(self, stage: str) -> None:
         """Marks a stage as not finished."""
         (self.path / "results" / f"{stage}.json").unlink(missing_ok=True)
+
+    def forget_from(self, stage: str) -> None:
+        """Marks a stage and all that follow it as not finished: their results would not belong together."""
+        for later in STAGES[STAGES.index(stage) :]:
+            self.forget(later)
 
     def save_model(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
         """Saves a checkpoint; an earlier one of that name stays until the new one is whole."""
@@ -168,4 +193,4 @@ def _differences(earlier: Recipe, recipe: Recipe) -> list[str]:
         return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}".strip(".")).items()}
 
     old, new = flat(earlier.model_dump(mode="json")), flat(recipe.model_dump(mode="json"))
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)) or ["name"]
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))

@@ -7,17 +7,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, set_seed
 
-from distil_nlp.build import Assembly
 from distil_nlp.errors import TrainingError
-from distil_nlp.evaluation.bootstrap import metric_interval, paired_bootstrap
 from distil_nlp.evaluation.efficiency import (
     Artefact,
     LatencyProtocol,
@@ -30,96 +26,35 @@ from distil_nlp.evaluation.efficiency import (
 )
 from distil_nlp.evaluation.ledger import Ledger
 from distil_nlp.evaluation.metrics import higher_is_better
-from distil_nlp.evaluation.quality import PaddedBatches
 from distil_nlp.export import check_metric_drop, export_onnx, make_session, onnx_logits, torch_logits
 from distil_nlp.ledger_of_run import ledger_of
 from distil_nlp.objectives import LayerObjective, TaskLoss
 from distil_nlp.preflight import refuse_weak_teacher
-from distil_nlp.recipe import Recipe
 from distil_nlp.report.html import ledger_svg, render_html
-from distil_nlp.run_folder import RunFolder
+from distil_nlp.run import Run
 
 SAMPLES = 4  # batches for the parity check of an export
 TORN = ("file write failed", "unexpected pos", "iostream error")  # what torch.save says on a full disk, among others
 
 
-class Run:
-    """A recipe at work in a folder.
+def planned(run: Run) -> list[str]:
+    """What a whole run consists of, in order."""
+    left_out = set() if run.recipe.export else {"export"}
+    left_out |= set() if run.recipe.control else {"control"}
+    return [name for name in STAGES if name not in left_out]
 
-    Args:
-        recipe: What to do.
-        path: The run's folder.
-        progress: Called with one line for each step that takes time.
+
+def run_stage(run: Run, name: str) -> None:
+    """Runs one stage and records its result and its time; results of later stages are forgotten.
+
+    Raises:
+        DistilError: for whatever the user can mend; finished stages and checkpoints are kept.
     """
-
-    def __init__(self, recipe: Recipe, path: Path, progress: Callable[[str], None] = print) -> None:
-        self.recipe, self.folder, self.progress = recipe, RunFolder(path), progress
-        self.parts = Assembly(recipe, progress)
-
-    @property
-    def controls(self) -> list[str]:
-        """Names of the controls, as in the ledger."""
-        return [f"control_{name}" for name in self.recipe.control]
-
-    def stages(self) -> list[str]:
-        """What a whole run consists of, in order."""
-        left_out = set() if self.recipe.export else {"export"}
-        left_out |= set() if self.recipe.control else {"control"}
-        return [name for name in STAGES if name not in left_out]
-
-    def stage(self, name: str) -> None:
-        """Runs one stage and records its result and its time.
-
-        Raises:
-            DistilError: for whatever the user can mend; finished stages and checkpoints are kept.
-        """
-        started = time.perf_counter()
-        with _full_disk_explained(self.folder.path):
-            result = STAGES[name](self)
-            self.folder.finish(name, {**result, "seconds": time.perf_counter() - started})
-
-    def evaluation_batches(self, description: str = "") -> PaddedBatches:
-        """The test rows, in batches."""
-        return PaddedBatches(
-            self.parts.rows["test"],
-            self.parts.task.collator(self.parts.tokenizer),
-            batch_size=self.recipe.evaluation.batch_size,
-            description=description,
-        )
-
-    def scores(self, name: str) -> dict[str, Any]:
-        """Metrics of an artefact whose outputs on the test rows are known, and the headline's interval."""
-        score, predictions = self._headline(), self.predictions(name)
-        interval = metric_interval(
-            score, self.references(), predictions, samples=self.recipe.evaluation.bootstrap_samples
-        )
-        return {"metrics": self.parts.metrics(predictions, self.references()), "interval": asdict(interval)}
-
-    def gain(self, control: str) -> dict[str, Any]:
-        """The student's headline metric less a control's, with its paired bootstrap interval."""
-        interval = paired_bootstrap(
-            self._headline(),
-            self.references(),
-            self.predictions("student"),
-            self.predictions(control),
-            samples=self.recipe.evaluation.bootstrap_samples,
-        )
-        return asdict(interval)
-
-    def references(self) -> Any:
-        """The test rows' labels."""
-        return np.asarray(self.parts.rows["test"]["labels"])
-
-    def predictions(self, name: str) -> Any:
-        """An artefact's predictions on the test rows."""
-        return self.parts.task.predictions(self.folder.logits(name))
-
-    def _headline(self) -> Callable[[Any, Any], Any]:
-        """The headline metric of ``(references, predictions)``, by row where it is a mean over rows."""
-        headline = self.parts.metric_names[0]
-        if headline == "accuracy":
-            return lambda references, predictions: self.parts.task.row_scores(predictions, references)
-        return lambda references, predictions: self.parts.metrics(predictions, references)[headline]
+    run.folder.forget_from(name)
+    started = time.perf_counter()
+    with _full_disk_explained(run.folder.path):
+        result = STAGES[name](run)
+        run.folder.finish(name, {**result, "seconds": time.perf_counter() - started})
 
 
 def teach(run: Run) -> dict[str, Any]:
@@ -184,7 +119,6 @@ def export(run: Run) -> dict[str, Any]:
     student = run.folder.result("evaluate")["artefacts"]["student"]
     if section is None:
         return {"artefacts": {}}
-    run.folder.forget("export")
     exported = export_onnx(
         run.folder.model("student"),
         run.folder.onnx,

@@ -26,6 +26,7 @@ FLOORS = {
         "preflight",
         "run_folder",
         "ledger_of_run",
+        "run",
         "stages",
     ],
     5: ["cli"],

@@ -65,7 +65,7 @@ def test_movie_sentiment_says_what_the_demo_does():
     assert recipe.student.num_layers == 3
     assert recipe.control == ("pretrained",)
     assert list(recipe.objectives) == ["task_loss", "logits_kl", "hidden_states", "attentions"]
-    assert recipe.training["learning_rate"] == 5e-5
+    assert recipe.training["learning_rate"] == 1e-4
     assert recipe.export is not None
     assert recipe.export.backend == "optimum"
 

@@ -1,4 +1,4 @@
-"""A tiny real case: a checkpoint, a csv and a recipe, and the command line called in this process."""
+"""A tiny real case: a checkpoint, a csv and a recipe; and the command line, called in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,28 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 from distil_nlp import cli
 
-FILLERS = "the film plot scene actor music was very quite rather in of a and with for we saw it then".split()
+FILLERS = [
+    "the",
+    "film",
+    "plot",
+    "scene",
+    "actor",
+    "music",
+    "was",
+    "very",
+    "quite",
+    "rather",
+    "in",
+    "of",
+    "a",
+    "and",
+    "with",
+    "for",
+    "we",
+    "saw",
+    "it",
+    "then",
+]
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 WORDS = [*SPECIAL.values(), *FILLERS, "good", "bad"]
 LABELS = ("negative", "positive")
