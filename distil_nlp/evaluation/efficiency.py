@@ -22,10 +22,9 @@ Call = Callable[[], object]
 
 TURN = 5
 """Timed calls that an artefact makes before the next one has its turn."""
-
 SETTLE = 2
-"""Untimed calls that open a turn: on several threads a call right after another runtime's is slower, two to
-three times in trials where runtimes took turns call by call, presumably as the other's threads still spin."""
+"""Untimed calls that open a turn: with several threads a call right after another runtime's is two to three times
+slower, presumably as the other's threads still spin."""
 
 
 @dataclass(frozen=True)
