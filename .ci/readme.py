@@ -6,12 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from distil_nlp.report.tables import latency_note, markdown_table
+from distil_nlp.report.tables import markdown_table
 
 root, run = Path(__file__).parent.parent, Path(sys.argv[1])
 figures = json.loads((run / "report.json").read_text(encoding="utf-8"))
-said = "\n".join(f"> {sentence}" for sentence in figures["verdict"])
-shown = f"{markdown_table(figures).strip()}\n\n{latency_note(figures)}\n\n{said}\n"
+said = "\n".join(f"- {sentence}" for sentence in figures["verdict"])
+shown = f"{markdown_table(figures).strip()}\n\n{said}\n"
 readme = root / "README.md"
 text = readme.read_text(encoding="utf-8")
 marked = re.compile(r"(<!-- demo: table -->\n).*?(<!-- demo: end -->)", re.DOTALL)

@@ -49,7 +49,7 @@ class Assembly:
 
     def __init__(self, recipe: Recipe, progress: Callable[[str], None] = logger.info) -> None:
         self.recipe, self.progress = recipe, progress
-        self._sources: dict[str, Path | HubReference] = {}
+        self._sources: dict[tuple[str | None, ...], Path | HubReference] = {}
 
     # ---- data ----
 
@@ -161,15 +161,12 @@ class Assembly:
         return tokenizer
 
     def _source(self, reference: Any) -> Path | HubReference:
-        if reference.model not in self._sources:
-            self._sources[reference.model] = resolve(
-                reference.model,
-                sha256=reference.sha256,
-                revision=reference.revision,
-                gguf_file=getattr(reference, "gguf_file", None),
-                progress=self.progress,
-            )
-        return self._sources[reference.model]
+        which = {"sha256": reference.sha256, "revision": reference.revision}
+        which["gguf_file"] = getattr(reference, "gguf_file", None)
+        key = (reference.model, *which.values())
+        if key not in self._sources:
+            self._sources[key] = resolve(reference.model, **which, progress=self.progress)
+        return self._sources[key]
 
     # ---- training ----
 
@@ -194,6 +191,22 @@ class Assembly:
                 ) from None
         return made
 
+    def training_arguments(self, arguments: dict[str, Any], output_dir: Path) -> TrainingArguments:
+        """A section of the recipe as ``TrainingArguments``.
+
+        Raises:
+            RecipeError: for arguments that do not go together, or that this machine cannot serve.
+        """
+        values = {**TRAINING_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **arguments}
+        try:
+            return TrainingArguments(output_dir=str(output_dir), seed=self.recipe.seed, **values)
+        except (ValueError, ImportError) as error:
+            raise RecipeError(
+                "The training arguments do not go together, or not with this machine.",
+                str(error),
+                f"Correct `training` or `teacher.fine_tune` in the recipe ({self.recipe.line_of('training')}).",
+            ) from None
+
     def trainer(
         self,
         model: PreTrainedModel,
@@ -212,13 +225,11 @@ class Assembly:
             teacher: The teacher.
             objectives: The terms of the loss.
         """
-        values = {**TRAINING_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **arguments}
-        args = TrainingArguments(output_dir=str(output_dir), seed=self.recipe.seed, **values)
         return DistillationTrainer(
             model=model,
             teacher=teacher,
             objectives=objectives,
-            args=args,
+            args=self.training_arguments(arguments, output_dir),
             train_dataset=self.rows["train"],
             eval_dataset=self.rows["validation"],
             processing_class=self.tokenizer,

@@ -46,7 +46,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == 130:  # typer's answer to Ctrl-C, without a word
-            errors.print("\nInterrupted. Finished stages and saved checkpoints are kept: add --resume to go on.")
+            errors.print("\nInterrupted. What is finished is kept: start again to go on (a whole run with --resume).")
         raise
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,6 @@ from transformers import PreTrainedModel
 from distil_nlp.blocks import describe
 from distil_nlp.build import Assembly
 from distil_nlp.capture import capture, prepare_attention
-from distil_nlp.data.align import align_labels
 from distil_nlp.errors import ModelError
 from distil_nlp.evaluation.efficiency import count_parameters
 from distil_nlp.evaluation.quality import PaddedBatches
@@ -77,6 +78,8 @@ def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflig
         DistilError: for whatever would stop the run later.
     """
     objectives = assembly.objectives()
+    for arguments in (assembly.recipe.teacher.fine_tune, assembly.recipe.training):
+        assembly.training_arguments(arguments or {}, Path(gettempdir()))
     summary, _ = assembly.data.summary, assembly.metrics
     fine_tuned = teacher is not None or assembly.recipe.teacher.fine_tune is None
     if teacher is None:
@@ -84,8 +87,6 @@ def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflig
     if fine_tuned:
         refuse_weak_teacher(assembly, teacher)
     student = assembly.student(teacher)
-    if assembly.recipe.student.model is not None and assembly.label_names:
-        align_labels(student.config, assembly.label_names)
     batch = _one_batch(assembly)
     terms, activations = _terms(objectives, student, teacher, batch)
     parameters = {"teacher": count_parameters(teacher), "student": count_parameters(student)}

@@ -6,6 +6,7 @@ arguments are then checked.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,8 +128,11 @@ class Recipe(Section):
         return recipe_yaml.dump(self.model_dump())
 
     def save(self, path: str | Path) -> None:
-        """Writes :meth:`to_yaml`."""
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+        """Writes :meth:`to_yaml`, whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(f".{path.name}")
+        partial.write_text(self.to_yaml(), encoding="utf-8")
+        os.replace(partial, path)
 
 
 def shipped_recipes() -> dict[str, Path]:

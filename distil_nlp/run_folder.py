@@ -31,6 +31,12 @@ FIRST_STAGE = {
     "bench": "bench",
     "name": "report",
 }
+MODELS = {
+    "teacher": "teach",
+    "student": "distill",
+    "control_pretrained": "control",
+    "control_same_start": "control",
+}
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "onnx", "onnxruntime", "numpy")
 
 
@@ -72,14 +78,11 @@ class RunFolder:
         """Writes the resolved recipe and the environment; what another recipe has left behind is forgotten."""
         self.path.mkdir(parents=True, exist_ok=True)
         saved = self.path / "recipe.yaml"
-        if saved.is_file():
-            changed = {key.partition(".")[0] for key in _differences(Recipe.load(saved), recipe)}
-            for stage in {FIRST_STAGE[section] for section in changed}:
-                self.forget_from(stage)
-            if changed & {section for section, stage in FIRST_STAGE.items() if stage in ("teach", "distill")}:
-                shutil.rmtree(self.checkpoints, ignore_errors=True)
-                for partial in (self.path / "results").glob("control_*.json"):
-                    partial.unlink()
+        changed = _differences(Recipe.load(saved), recipe) if saved.is_file() else []
+        if changed:
+            first = min(STAGES.index(FIRST_STAGE[key.partition(".")[0]]) for key in changed)
+            self.forget_from(STAGES[first])
+            self._set_aside_models(STAGES[first:])
         recipe.save(self.path / "recipe.yaml")
         write_json(self.path / "environment.json", environment(recipe.seed))
 
@@ -114,6 +117,16 @@ class RunFolder:
         """Marks a stage and all that follow it as not finished: their results would not belong together."""
         for later in STAGES[STAGES.index(stage) :]:
             self.forget(later)
+
+    def _set_aside_models(self, stages: tuple[str, ...]) -> None:
+        """Keeps the models of another recipe, but not under the names by which stages find them."""
+        for name, stage in MODELS.items():
+            if stage in stages:
+                shutil.rmtree(self.checkpoints / name, ignore_errors=True)
+                self.forget(name)
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / f"{name}.outdated", ignore_errors=True)
+                    os.replace(self.path / name, self.path / f"{name}.outdated")
 
     def save_model(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
         """Saves a checkpoint; an earlier one of that name stays until the new one is whole."""

@@ -236,5 +236,5 @@ def _full_disk_explained(folder: Path) -> Iterator[None]:
         raise TrainingError(
             f"A file was to be written to {folder}.",
             f"The disk is full ({shutil.disk_usage(at).free / 1e6:.0f} MB free).",
-            "Free some space and add --resume: finished stages and the checkpoints saved so far are kept.",
+            "Free some space and start again (a whole run with --resume): finished stages and checkpoints are kept.",
         ) from error

@@ -9,10 +9,12 @@ teacher is fine-tuned already. The student ends up in OUTPUT_DIR/student.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 from distil_nlp import Recipe
 from distil_nlp.build import Assembly
+from distil_nlp.run_folder import RunFolder
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
@@ -44,13 +46,16 @@ trainer = parts.trainer(
     arguments=recipe.training,
     output_dir=folder / "checkpoints" / "student",
 )
+if trainer.is_world_process_zero():
+    RunFolder(folder).describe(recipe)  # notes the recipe; checkpoints of another one are dropped
+trainer.accelerator.wait_for_everyone()
 trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
 
 # 4. Quality on rows that it was not trained on, and the checkpoint: an ordinary transformers model.
 metrics = trainer.evaluate(parts.rows["validation"])
 if trainer.is_world_process_zero():
-    student.save_pretrained(folder / "student")
-    parts.tokenizer.save_pretrained(folder / "student")
+    RunFolder(folder).save_model("student", student, parts.tokenizer)
+    shutil.rmtree(folder / "checkpoints" / "student", ignore_errors=True)
     print(f"{folder / 'student'}: " + ", ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in parts.metric_names))
     if options.push_to_hub:
         student.push_to_hub(options.push_to_hub)

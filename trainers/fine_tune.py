@@ -8,11 +8,13 @@ The teacher ends up in OUTPUT_DIR/teacher, where `trainers/distill.py` and `dist
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 from distil_nlp import Recipe
 from distil_nlp.build import Assembly
 from distil_nlp.preflight import refuse_weak_teacher
+from distil_nlp.run_folder import RunFolder
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
@@ -32,12 +34,15 @@ teacher = parts.pretrained()
 
 # 3. Training. Without a teacher of its own, a DistillationTrainer is a Trainer with exact item counts.
 trainer = parts.trainer(teacher, arguments=recipe.teacher.fine_tune, output_dir=folder / "checkpoints" / "teacher")
+if trainer.is_world_process_zero():
+    RunFolder(folder).describe(recipe)  # notes the recipe; checkpoints of another one are dropped
+trainer.accelerator.wait_for_everyone()
 trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
 
 # 4. Quality on rows that it was not trained on, and the checkpoint.
 metrics = trainer.evaluate(parts.rows["validation"])
 if trainer.is_world_process_zero():
+    RunFolder(folder).save_model("teacher", teacher, parts.tokenizer)
+    shutil.rmtree(folder / "checkpoints" / "teacher", ignore_errors=True)
     refuse_weak_teacher(parts, teacher)
-    teacher.save_pretrained(folder / "teacher")
-    parts.tokenizer.save_pretrained(folder / "teacher")
     print(f"{folder / 'teacher'}: " + ", ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in parts.metric_names))

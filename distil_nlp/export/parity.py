@@ -96,12 +96,18 @@ def onnx_logits(
 def torch_logits(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, np.ndarray]]:
     """Runs a transformers model on padded batches: the same shape of answer as `onnx_logits`."""
     accepted = inspect.signature(model.forward).parameters
+    device = next(model.parameters()).device
     results = []
     for batch in batches:
-        tensors = {name: torch.as_tensor(value) for name, value in batch.items() if name in accepted}
+        tensors = {name: torch.as_tensor(value).to(device) for name, value in batch.items() if name in accepted}
         output = model(**tensors)
-        results.append({name: value.numpy() for name, value in output.items() if torch.is_tensor(value)})
+        results.append({name: _array(value) for name, value in output.items() if torch.is_tensor(value)})
     return results
+
+
+def _array(value: torch.Tensor) -> np.ndarray:
+    """Numpy has no bfloat16."""
+    return (value.float() if value.is_floating_point() else value).cpu().numpy()
 
 
 def compare(reference: Sequence[Outputs], outputs: Sequence[Outputs], batches: Sequence[Batch]) -> Comparison:

@@ -38,8 +38,8 @@ def attention_mse(student: SelfAttention, teacher: SelfAttention, valid: Tensor)
     over the n tokens that are not padding; where the numbers of heads differ, both maps are averaged over their
     heads first (H = 1). For examples without padding this is ``F.mse_loss`` of the two stacks of maps.
 
-    Maps are never held for a whole batch: each example's pair lives in cache while its value, and with it the
-    gradient of the student's scores, is computed.
+    On a CPU maps are never held for a whole batch: each example's pair lives in cache while its value, and with it
+    the gradient of the student's scores, is computed. Elsewhere the batch is one piece: there launches are dear.
 
     Args:
         student: What was captured of a student block.
@@ -53,6 +53,8 @@ def attention_mse(student: SelfAttention, teacher: SelfAttention, valid: Tensor)
         Jiao et al. (2020), arXiv:1909.10351, eq. 7; on probabilities instead of unnormalised scores, as in
         Aguilar et al. (2020), arXiv:1910.03723, and without padding.
     """
+    if valid.device.type != "cpu":
+        return _batched_mse(student, teacher, valid)
     if student.query is not None and student.key is not None:
         values: Tensor = _AttentionMSE.apply(student.query, student.key, student, teacher, valid)  # type: ignore[no-untyped-call]
         return values
@@ -63,6 +65,33 @@ def attention_mse(student: SelfAttention, teacher: SelfAttention, valid: Tensor)
     return torch.stack(parts)
 
 
+def _batched_mse(student: SelfAttention, teacher: SelfAttention, valid: Tensor) -> Tensor:
+    """:func:`attention_mse` on whole maps, ``[batch, heads, tokens, tokens]``."""
+    maps = [_whole_maps(attention, valid) for attention in (student, teacher)]
+    if maps[0].shape[1] != maps[1].shape[1]:
+        maps = [each.mean(1, keepdim=True) for each in maps]
+    both = valid[:, None, :, None] & valid[:, None, None, :]
+    squares = (maps[0] - maps[1]).masked_fill(~both, 0.0).square().sum((1, 2, 3))
+    return squares / (maps[0].shape[1] * valid.sum(-1).square()).clamp(min=1)
+
+
+def _whole_maps(attention: SelfAttention, valid: Tensor) -> Tensor:
+    if attention.probabilities is not None:
+        return attention.probabilities.float()
+    query, key = attention.query, attention.key
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # type: ignore[union-attr]
+    precise = torch.promote_types(query.dtype, torch.float32)  # type: ignore[union-attr]
+    scores = query.to(precise) @ key.to(precise).transpose(-1, -2) * attention.scaling  # type: ignore[union-attr]
+    hidden = ~valid[:, None, None, :]
+    if attention.mask is not None and attention.mask.dtype == torch.bool:
+        hidden = hidden | ~attention.mask
+    elif attention.mask is not None:
+        scores = scores + attention.mask
+    elif attention.causal:
+        hidden = hidden | torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    return torch.softmax(scores.masked_fill(hidden, torch.finfo(precise).min), dim=-1)
+
+
 class _AttentionMSE(torch.autograd.Function):
     """:func:`attention_mse` with the gradient of queries and keys taken while each map is at hand."""
 
@@ -71,7 +100,9 @@ class _AttentionMSE(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, student: SelfAttention, teacher: SelfAttention, valid: Tensor
     ) -> Tensor:
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        values, grad_query, grad_key = [], torch.zeros_like(query), torch.zeros_like(key)
+        # In float32 until the loss scale of fp16 training has been applied: these numbers are small.
+        precise = torch.promote_types(query.dtype, torch.float32)
+        values, grad_query, grad_key = [], torch.zeros_like(query, dtype=precise), torch.zeros_like(key, dtype=precise)
         for example, tokens in enumerate(_valid_indices(valid)):
             rows, columns = _gather(student, example, tokens)
             maps = torch.softmax(_scores(student, rows, columns, example, tokens), dim=-1)
@@ -82,10 +113,11 @@ class _AttentionMSE(torch.autograd.Function):
             # softmax backward: dS = A * (dA - sum_j dA A)
             slope = (slope - (slope * maps).sum(-1, keepdim=True)).mul_(maps).mul_(student.scaling)
             groups = query.shape[1] // key.shape[1]
-            grad_query[example][:, tokens] = (slope @ columns).to(query.dtype)
+            grad_query[example][:, tokens] = slope @ columns
             by_head = slope.transpose(-1, -2) @ rows  # [heads, valid, head_width]
-            grad_key[example][:, tokens] = by_head.view(key.shape[1], groups, *by_head.shape[1:]).sum(1).to(key.dtype)
+            grad_key[example][:, tokens] = by_head.view(key.shape[1], groups, *by_head.shape[1:]).sum(1)
         ctx.save_for_backward(grad_query, grad_key)
+        ctx.dtypes = query.dtype, key.dtype
         return torch.stack(values)
 
     @staticmethod

@@ -41,12 +41,12 @@ def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor) -> tuple[T
         teacher_logits: ``[..., teacher_vocab]``.
 
     Raises:
-        ModelError: if the sizes differ by more than padding can explain (over 1,024 rows or 2 %).
+        ModelError: if the sizes differ by more than padding can explain (2 %).
     """
     sizes = student_logits.shape[-1], teacher_logits.shape[-1]
     if sizes[0] == sizes[1]:
         return student_logits, teacher_logits
-    if max(sizes) - min(sizes) > max(1024, max(sizes) // 50):
+    if max(sizes) - min(sizes) > max(sizes) // 50:
         raise ModelError(
             "The logits of student and teacher are compared word by word.",
             f"The student's vocabulary has {sizes[0]:,} rows, the teacher's {sizes[1]:,}: more than padding explains.",

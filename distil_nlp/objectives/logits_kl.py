@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from distil_nlp.errors import ModelError, RecipeError
@@ -58,6 +59,8 @@ class LogitsKL(Objective):
                 f"The student has {student.num_outputs} labels, the teacher {teacher.num_outputs}.",
                 "Give both the same labels, in the same order.",
             )
+        if student.item in ("token", "next_token"):
+            shared_vocabulary(torch.empty(0, student.num_outputs), torch.empty(0, teacher.num_outputs))
         self._item = student.item
 
     def count(self, batch: Batch) -> Tensor:

@@ -16,10 +16,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from distil_nlp.blocks import describe
 from distil_nlp.capture import capture, prepare_attention
 from distil_nlp.errors import ModelError, TrainingError
-from distil_nlp.objectives import Objective, TaskLoss
+from distil_nlp.objectives import Objective
 from distil_nlp.signals import Batch, Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
 from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
+from distil_nlp.training.checks import check_arguments, checked_objectives
 from distil_nlp.training.sampler import SeededLengthGroupedSampler
 
 OBJECTIVES_FILE = "objectives.safetensors"
@@ -58,23 +59,25 @@ class DistillationTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, **kwargs)
         self.teacher = None if teacher is None else as_teacher(teacher)
-        self.objectives = nn.ModuleList(_checked(objectives, self.teacher)).to(self.args.device)
-        self._refuse_unsupported_parallelism()
+        check_arguments(self)
+        self.objectives = nn.ModuleList(checked_objectives(objectives, self.teacher))
         self.model_accepts_loss_kwargs = True  # before transformers 5.5 this is what `loss_is_scaled_for_ga` says
         shape = describe(model)
         for objective in self._objectives():
             objective.bind(shape, self.teacher.shape if self.teacher else None)
         self.objectives.to(self.args.device)
-        self.student_needs, self.teacher_needs = Needs(logits=True), Needs()
+        self.student_needs, self.teacher_needs = Needs(), Needs()
         for objective in self._objectives():
             self.student_needs |= objective.student_needs
             self.teacher_needs |= objective.teacher_needs
+        self._head_is_trained = self.student_needs.head
+        self.student_needs |= Needs(logits=True)  # for metrics
         if self.student_needs.attentions:
             prepare_attention(model, "student")
         if self.teacher:
             self.teacher.prepare(self.teacher_needs, self.args.device)
         self._terms = torch.zeros(len(self.objectives), device=self.args.device)
-        self._terms_since = 0
+        self._steps = 0  # optimizer steps that are in _terms
 
     # ---- loss ----
 
@@ -86,6 +89,7 @@ class DistillationTrainer(Trainer):
         Data-parallel training averages gradients over processes, so each process divides by its share.
         """
         self.objectives.zero_grad()  # transformers clears the student's gradients only
+        self._steps += 1
         batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
         if isinstance(counts, Tensor) and self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, "mean")
@@ -110,6 +114,8 @@ class DistillationTrainer(Trainer):
         student = capture(model, inputs, self.student_needs)
         terms = self._compute_terms(student, teacher, inputs, num_items_in_batch)
         loss = torch.stack(terms).sum()
+        if self.args.world_size > 1 and not self._head_is_trained and student.logits is not None:
+            loss = loss + 0.0 * student.logits.sum()  # DDP waits for the gradient of all that made an output
         if model.training:
             self._record(terms, loss)
         return (loss, student.output) if return_outputs else loss
@@ -129,16 +135,18 @@ class DistillationTrainer(Trainer):
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             self._refuse_non_finite(values.tolist())
 
+    def _forget_terms(self) -> None:
+        self._terms.zero_()
+        self._steps = 0
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term since the last log beside the loss."""
         if "loss" in logs:
-            steps = max(self.state.global_step - self._terms_since, 1)
             terms = self._terms if self.args.world_size == 1 else self.accelerator.reduce(self._terms, "mean")
-            means = [float(term) / steps for term in terms]
+            means = [term / max(self._steps, 1) for term in terms.tolist()]
             self._refuse_non_finite(means)
             logs.update({o.name: mean for o, mean in zip(self._objectives(), means, strict=True)})
-            self._terms.zero_()
-            self._terms_since = self.state.global_step
+            self._forget_terms()
         super().log(logs, start_time)
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
@@ -157,7 +165,15 @@ class DistillationTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """An optimizer over the student's and the objectives' parameters."""
-        return super().create_optimizer(self._trained())
+        optimizer = super().create_optimizer(self._trained())
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if any(id(parameter) not in held for parameter in self.objectives.parameters()):
+            raise ModelError(
+                "The optimizer given must train the projections of the objectives, too.",
+                "It holds the student's parameters only.",
+                "Leave `optimizers` out, or add [p for o in objectives for p in o.parameters()] after construction.",
+            )
+        return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """A micro-batch; the last of a step also averages the objectives' gradients over the processes."""
@@ -183,11 +199,12 @@ class DistillationTrainer(Trainer):
             resume_from_checkpoint = str(newest) if newest else None
         elif isinstance(resume_from_checkpoint, str):
             verify(Path(resume_from_checkpoint))
-        self._terms_since = 0
+        self._forget_terms()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Saves, seals, and only then deletes older checkpoints."""
+        """Saves, seals, and only then deletes older checkpoints; never over a loss that is not finite."""
+        self._refuse_non_finite(self._terms.tolist())
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -238,35 +255,3 @@ class DistillationTrainer(Trainer):
                 "Terms: " + ", ".join(f"{name} = {value:.4g}" for name, value in terms.items()) + ".",
                 "Lower the learning rate or the weight of the broken term; checkpoints saved so far are kept.",
             )
-
-    def _refuse_unsupported_parallelism(self) -> None:
-        found = None
-        if self.args.n_gpu > 1:
-            found = f"{self.args.n_gpu} GPUs in one process (torch.nn.DataParallel)"
-        elif self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            found = "DeepSpeed" if self.is_deepspeed_enabled else "FSDP"
-        if found:
-            raise ModelError(
-                "Distillation looks inside both models while they run.",
-                f"Found {found}, which hides or copies their parts.",
-                "Start one process a GPU: `torchrun --nproc_per_node N ...` or `accelerate launch ...`; "
-                "or set CUDA_VISIBLE_DEVICES to one GPU.",
-            )
-
-
-def _checked(objectives: Sequence[Objective] | None, teacher: Teacher | None) -> list[Objective]:
-    """The objectives, or the default without a teacher."""
-    if objectives is None and teacher is None:
-        return [TaskLoss()]
-    objectives = list(objectives or ())
-    names = [objective.name for objective in objectives]
-    if not objectives or len(set(names)) < len(names):
-        raise ModelError(
-            "A DistillationTrainer trains under at least one objective, each of them once.",
-            f"Found {names}.",
-            "Give e.g. objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0)].",
-        )
-    lonely = [objective.name for objective in objectives if objective.uses_teacher and teacher is None]
-    if lonely:
-        raise ModelError(f"{', '.join(lonely)} need a teacher.", "There is none.", "Give teacher=...")
-    return objectives

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distil_nlp.functional.attention import attention_mse
+from distil_nlp.functional.attention import _batched_mse, attention_mse
 from distil_nlp.signals import SelfAttention
 
 
@@ -94,6 +94,29 @@ def test_without_padding_it_is_mse_loss_of_the_maps():
     maps = [torch.softmax(a.query @ a.key.transpose(-1, -2) * a.scaling, -1) for a in (s, t)]
     got = attention_mse(s, t, torch.ones(3, 6, dtype=torch.bool)).mean()
     torch.testing.assert_close(got, F.mse_loss(*maps))
+
+
+@pytest.mark.parametrize("student", [{}, {"key_heads": 2}, {"heads": 2}, {"causal": True}, {"mask": window("boolean")}])
+def test_the_batched_form_for_accelerators_is_the_same(student):
+    results = []
+    for form in (attention_mse, _batched_mse):
+        s, t = make(seed=1, requires_grad=True, **student), make(seed=2, mask=window("additive"))
+        values = form(s, t, VALID)
+        (values * torch.tensor([0.3, 1.7, -0.4])).sum().backward()
+        results.append((values.detach(), s.query.grad, s.key.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_small_gradients_survive_half_precision():
+    """fp16 training multiplies the loss by a large factor, which arrives in the backward pass only."""
+    s, t = make(seed=1), make(seed=2)
+    half = [tensor.half().requires_grad_() for tensor in (s.query, s.key)]
+    (attention_mse(SelfAttention(*half, None, s.scaling), t, VALID) * 1e-5).sum().mul(65536.0).backward()
+    full = [tensor.detach().double().requires_grad_() for tensor in half]
+    (attention_mse(SelfAttention(*full, None, s.scaling), t, VALID) * 1e-5).sum().mul(65536.0).backward()
+    for one, other in zip(half, full, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=5e-3, atol=1e-6)
 
 
 def test_gradient_is_autograds():

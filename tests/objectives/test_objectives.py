@@ -219,6 +219,8 @@ def test_heads_that_cannot_be_compared_are_refused():
         LogitsKL().bind(student, teacher)
     with pytest.raises(ModelError, match="per example, the teacher per token"):
         LogitsKL().bind(student, describe(tiny_model(item="token")))
+    with pytest.raises(ModelError, match="vocabulary has 3 rows"):
+        LogitsKL().bind(describe(tiny_model(item="token")), describe(tiny_model(item="token", num_labels=5)))
     regression = describe(tiny_model(num_labels=1))
     with pytest.raises(ModelError, match="regression"):
         LogitsKL().bind(regression, regression)

@@ -6,6 +6,8 @@ import torch
 from safetensors.torch import save_file
 from test_trainer import rows, seeded_trainer
 
+from distil_nlp.objectives import HiddenStates
+
 
 class UnevenRows(torch.utils.data.Dataset):
     """Eight rows whose token counts differ between the processes' halves."""
@@ -21,10 +23,13 @@ class UnevenRows(torch.utils.data.Dataset):
 
 
 if __name__ == "__main__":
+    terms = [HiddenStates()] if sys.argv[2] == "features" else None
+    sys.argv[2] = sys.argv[2].replace("features", "example")
     folder, item, size, accumulation = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     trainer = seeded_trainer(
         folder,
         item=item,
+        terms=terms,
         per_device_train_batch_size=size,
         gradient_accumulation_steps=accumulation,
         train_sampling_strategy="sequential",

@@ -27,7 +27,7 @@ def launch(processes, *arguments):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("item", ["example", "token"])
+@pytest.mark.parametrize("item", ["example", "token", "features"])
 def test_two_processes_are_one_big_batch(tmp_path, item):
     """Uneven token counts by process and by micro-batch; projections, clipping and logs included."""
     launch(1, tmp_path, item, 8, 1, tmp_path / "one.safetensors")

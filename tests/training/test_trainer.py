@@ -283,6 +283,28 @@ def test_columns_that_only_the_teacher_reads_are_kept(tmp_path):
     trainer.train()  # and the student is spared it
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"label_smoothing_factor": 0.1},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    ],
+)
+def test_arguments_that_would_be_passed_over_are_refused(tmp_path, arguments):
+    with pytest.raises(ModelError, match="does not go with that"):
+        make_trainer(tmp_path, **arguments)
+
+
+def test_terms_sum_to_the_loss_after_resuming(tmp_path):
+    arguments = {"max_steps": 4, "save_strategy": "steps", "save_steps": 3, "logging_steps": 2}
+    make_trainer(tmp_path, **arguments).train()
+    again = make_trainer(tmp_path, **arguments)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    log = [log for log in again.state.log_history if "loss" in log][-1]
+    assert log["step"] == 4
+    assert log["loss"] == pytest.approx(sum(log[objective.name] for objective in again.objectives), rel=1e-6)
+
+
 def test_objectives_are_given_once_each(tmp_path):
     with pytest.raises(ModelError, match="each of them once"):
         make_trainer(tmp_path, terms=[LogitsKL(), LogitsKL()])

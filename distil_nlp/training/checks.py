@@ -1,0 +1,60 @@
+"""What a trainer refuses before it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import Trainer
+
+from distil_nlp.errors import ModelError
+from distil_nlp.objectives import Objective, TaskLoss
+from distil_nlp.teachers import Teacher
+
+
+def check_arguments(trainer: Trainer) -> None:
+    """Refuses what a distillation loss would pass over in silence, or cannot look into.
+
+    Raises:
+        ModelError: naming the argument and the way out.
+    """
+    args = trainer.args
+    options = args.gradient_checkpointing_kwargs
+    reentrant = args.gradient_checkpointing and isinstance(options, dict) and options.get("use_reentrant")
+    launch = "Start one process a GPU (`torchrun --nproc_per_node N ...`), or set CUDA_VISIBLE_DEVICES to one GPU."
+    refused = {
+        "label_smoothing_factor": (args.label_smoothing_factor, "Leave it at 0: logits_kl gives soft targets."),
+        "compute_loss_func": (trainer.compute_loss_func, "Write it as an Objective, and add it to the list."),
+        "use_reentrant=True": (reentrant, "Use False: reentrant checkpoints give hidden states without a gradient."),
+        f"{args.n_gpu} GPUs in one process (torch.nn.DataParallel)": (args.n_gpu > 1, launch),
+        "DeepSpeed": (trainer.is_deepspeed_enabled, launch),
+        "FSDP": (trainer.is_fsdp_enabled, launch),
+    }
+    for name, (given, fix) in refused.items():
+        if given:
+            raise ModelError(
+                "The loss is the sum of the objectives, which look inside both models.",
+                f"Found {name}, which does not go with that.",
+                fix,
+            )
+
+
+def checked_objectives(objectives: Sequence[Objective] | None, teacher: Teacher | None) -> list[Objective]:
+    """The objectives, or the default without a teacher.
+
+    Raises:
+        ModelError: without objectives, with one given twice, or with one that lacks its teacher.
+    """
+    if objectives is None and teacher is None:
+        return [TaskLoss()]
+    objectives = list(objectives or ())
+    names = [objective.name for objective in objectives]
+    if not objectives or len(set(names)) < len(names):
+        raise ModelError(
+            "A DistillationTrainer trains under at least one objective, each of them once.",
+            f"Found {names}.",
+            "Give e.g. objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0)].",
+        )
+    lonely = [objective.name for objective in objectives if objective.uses_teacher and teacher is None]
+    if lonely:
+        raise ModelError(f"{', '.join(lonely)} need a teacher.", "There is none.", "Give teacher=...")
+    return objectives
