@@ -96,7 +96,7 @@ def onnx_logits(
 def torch_logits(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, np.ndarray]]:
     """Runs a transformers model on padded batches: the same shape of answer as `onnx_logits`."""
     accepted = inspect.signature(model.forward).parameters
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), None)
     results = []
     for batch in batches:
         tensors = {name: torch.as_tensor(value).to(device) for name, value in batch.items() if name in accepted}

@@ -106,7 +106,8 @@ class _AttentionMSE(torch.autograd.Function):
         for example, tokens in enumerate(_valid_indices(valid)):
             rows, columns = _gather(student, example, tokens)
             maps = torch.softmax(_scores(student, rows, columns, example, tokens), dim=-1)
-            value, slope = _map_difference(maps, attention_probabilities(teacher, example, tokens))
+            theirs = attention_probabilities(teacher, example, tokens).to(maps.dtype)
+            value, slope = _map_difference(maps, theirs)
             values.append(value)
             if not wanted:
                 continue

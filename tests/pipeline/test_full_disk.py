@@ -35,18 +35,18 @@ def assert_full_disk(outcome):
     lines = [line for line in outcome.err.splitlines() if line.strip() and "it/s]" not in line]
     assert len(lines) == 3, outcome.err
     assert "The disk is full" in lines[1]
-    assert "add --resume" in lines[2]
+    assert "--resume" in lines[2]
 
 
 @pytest.mark.parametrize(("stage", "error"), [("teach", NO_SPACE), ("distill", NO_SPACE_FOR_WEIGHTS)])
 def test_while_a_model_is_saved(finished, tmp_path, monkeypatch, stage, error):
     run = finished.copy(tmp_path / "run", without=[stage])
-    before = {path.name: path.read_bytes() for path in (run / "results").glob("*.json")}
+    finished_before = {f"{name}.json" for name in STAGES[: STAGES.index(stage)]}
     with monkeypatch.context() as patch:
         patch.setattr(transformers.PreTrainedModel, "save_pretrained", raises(error))
         outcome = command("run", finished.recipe, "--output-dir", run, "--resume")
     assert_full_disk(outcome)
-    assert {path.name: path.read_bytes() for path in (run / "results").glob("*.json")} == before
+    assert {path.name for path in (run / "results").glob("*.json")} == finished_before
     outcome = command("run", finished.recipe, "--output-dir", run, "--resume")
     assert outcome.code == 0, outcome.err
 
