@@ -6,7 +6,7 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,8 @@ def _train(run: Run, name: str, model: PreTrainedModel, *, arguments: dict[str, 
     training.train(resume_from_checkpoint=True)
     run.folder.save_model(name, model, run.parts.tokenizer)
     shutil.rmtree(checkpoints, ignore_errors=True)
+    with suppress(OSError):  # another model's checkpoints are there
+        checkpoints.parent.rmdir()
     return {
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "size_mb": size_mb(run.folder.model(name)),

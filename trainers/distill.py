@@ -60,3 +60,4 @@ if trainer.is_world_process_zero():
     if options.push_to_hub:
         student.push_to_hub(options.push_to_hub)
         parts.tokenizer.push_to_hub(options.push_to_hub)
+trainer.accelerator.end_training()

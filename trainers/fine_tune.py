@@ -46,3 +46,4 @@ if trainer.is_world_process_zero():
     shutil.rmtree(folder / "checkpoints" / "teacher", ignore_errors=True)
     refuse_weak_teacher(parts, teacher)
     print(f"{folder / 'teacher'}: " + ", ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in parts.metric_names))
+trainer.accelerator.end_training()

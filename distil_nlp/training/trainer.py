@@ -61,7 +61,9 @@ class DistillationTrainer(Trainer):
         self.teacher = None if teacher is None else as_teacher(teacher)
         check_arguments(self)
         self.objectives = nn.ModuleList(checked_objectives(objectives, self.teacher))
-        self.model_accepts_loss_kwargs = True  # before transformers 5.5 this is what `loss_is_scaled_for_ga` says
+        # What `loss_is_scaled_for_ga` says, for earlier transformers 5, where two places divide by the micro-batches.
+        self.model_accepts_loss_kwargs = True
+        self.accelerator.gradient_accumulation_steps = 1
         shape = describe(model)
         for objective in self._objectives():
             objective.bind(shape, self.teacher.shape if self.teacher else None)

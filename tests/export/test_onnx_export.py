@@ -28,6 +28,7 @@ def quiet(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def exported(bert, samples, tmp_path_factory) -> ExportResult:
+    pytest.importorskip("transformers.exporters", reason="early transformers 5 have no exporter")
     folder = tmp_path_factory.mktemp("run") / "onnx"
     return export_onnx(bert, folder, task=TASK, samples=samples, backend="native", progress=quiet)
 
@@ -104,6 +105,7 @@ def test_export_replaces_an_earlier_one_whole(exported, bert, samples, earlier, 
 
 def test_wrong_rotary_base_is_caught(llama, samples, earlier, monkeypatch):
     """The mistake that transformers 4 makes with a config of transformers 5, without a word."""
+    pytest.importorskip("transformers.exporters", reason="early transformers 5 have no exporter")
 
     def forget_the_base(model_dir, task):
         model = AutoModelForCausalLM.from_pretrained(model_dir)

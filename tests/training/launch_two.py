@@ -43,3 +43,4 @@ if __name__ == "__main__":
         log = trainer.state.log_history[0]
         state["log"] = torch.tensor([log[k] for k in ("loss", *(o.name for o in trainer.objectives), "grad_norm")])
         save_file({k: v.contiguous() for k, v in state.items()}, sys.argv[5])
+    trainer.accelerator.end_training()
