@@ -1,5 +1,6 @@
 """One optimizer step under `torchrun --nproc_per_node N`; rank 0 writes the weights. Not a test by itself."""
 
+import os
 import sys
 
 import torch
@@ -43,4 +44,5 @@ if __name__ == "__main__":
         log = trainer.state.log_history[0]
         state["log"] = torch.tensor([log[k] for k in ("loss", *(o.name for o in trainer.objectives), "grad_norm")])
         save_file({k: v.contiguous() for k, v in state.items()}, sys.argv[5])
-    trainer.accelerator.end_training()
+    trainer.accelerator.wait_for_everyone()
+    os._exit(0)  # gloo's threads now and then abort a process that ends in the usual way
