@@ -79,4 +79,5 @@ def describe(model: PreTrainedModel) -> Shape:
         num_outputs=0 if item is None else outputs,
         item=item,
         problem=None if problem == "single_label_classification" else problem,
+        attention_inputs=model._can_set_attn_implementation(),
     )

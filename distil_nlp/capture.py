@@ -84,7 +84,8 @@ def _recording_attention(
     if recorder is not None:
         causal = is_causal if is_causal is not None else getattr(module, "is_causal", False)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        recorder.attention_seen(SelfAttention(query, key, attention_mask, scale, bool(causal)))
+        seen = SelfAttention(query, key, attention_mask, scale, bool(causal), value=value)
+        recorder.attention_seen(seen)
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal, **kwargs
     )

@@ -61,6 +61,7 @@ class SelfAttention:
         scaling: Factor on the scores before the softmax.
         causal: Whether a missing mask stands for a causal one.
         probabilities: ``[batch, heads, tokens, tokens]`` from a model that only gives finished maps.
+        value: ``[batch, key_heads, tokens, head_width]``.
     """
 
     query: Tensor | None = None
@@ -69,6 +70,7 @@ class SelfAttention:
     scaling: float = 1.0
     causal: bool = False
     probabilities: Tensor | None = None
+    value: Tensor | None = None
 
 
 @dataclass
@@ -104,6 +106,7 @@ class Shape:
         num_outputs: Labels or vocabulary rows of the head; 0 without a head.
         item: What one prediction is: ``example``, ``token``, ``next_token`` or ``span``; None without a head.
         problem: ``regression``, ``multi_label_classification`` or None for one class out of many.
+        attention_inputs: Whether queries, keys and values can be captured; finished maps only if not.
     """
 
     num_layers: int
@@ -112,6 +115,7 @@ class Shape:
     num_outputs: int = 0
     item: str | None = None
     problem: str | None = None
+    attention_inputs: bool = True
 
 
 def valid_tokens(batch: Batch) -> Tensor:
@@ -126,6 +130,22 @@ def valid_tokens(batch: Batch) -> Tensor:
         return present
     reference = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]
     return torch.ones(reference.shape, dtype=torch.bool, device=reference.device)
+
+
+def item_labels(batch: Batch, item: str | None) -> Tensor | None:
+    """The labels of the predictions that count, as :func:`valid_items` orders them.
+
+    Returns:
+        ``[items]``, or ``[items, ...]`` as the batch has them for examples; ``[batch, 2]`` for spans (start, end);
+        None for a batch without labels.
+    """
+    if item == "span":
+        ends = batch.get("start_positions"), batch.get("end_positions")
+        return None if ends[0] is None or ends[1] is None else torch.stack(ends, dim=1)
+    labels: Tensor | None = batch.get("labels")
+    if labels is None or item not in ("token", "next_token"):
+        return labels
+    return (labels[:, 1:] if item == "next_token" else labels)[valid_items(batch, item)]
 
 
 def valid_items(batch: Batch, item: str | None) -> Tensor:

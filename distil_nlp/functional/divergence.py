@@ -33,6 +33,25 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
 
 
+def standardize(logits: Tensor) -> Tensor:
+    r"""Brings each item's logits to mean 0 and standard deviation 1.
+
+    .. math:: (z - \bar z) / \sigma(z)
+
+    Args:
+        logits: ``[..., classes]``.
+
+    Returns:
+        The same shape, float32 (float64 for float64); zeros where all of an item's logits are equal.
+
+    References:
+        Sun et al. (2024), arXiv:2403.01427, eq. 12 (the population's standard deviation, as in their code).
+    """
+    logits = _at_least_float32(logits)
+    centred = logits - logits.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True).sqrt() + 1e-7)
+
+
 def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Cuts padding rows off the larger vocabulary, so that they leave the normaliser on both sides.
 

@@ -29,6 +29,7 @@ class Objective(nn.Module, abc.ABC):
 
     name: ClassVar[str]
     uses_teacher: ClassVar[bool] = True
+    relational: ClassVar[bool] = False  # whether an item's value depends on the other items of its micro-batch
 
     def __init__(self, *, weight: float = 1.0) -> None:
         super().__init__()

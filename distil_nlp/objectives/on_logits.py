@@ -1,0 +1,138 @@
+"""What objectives on the predictions of two heads have in common."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from distil_nlp.errors import ModelError, RecipeError
+from distil_nlp.functional.divergence import shared_vocabulary, standardize
+from distil_nlp.objectives.base import Objective
+from distil_nlp.signals import Batch, Needs, Shape, Signals, item_labels, valid_items, valid_tokens
+
+CLASSES = frozenset({"example", "token", "next_token", "span"})
+MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
+
+
+class LogitsObjective(Objective):
+    """An objective that compares predictions, item by item.
+
+    Items are examples (logits ``[batch, labels]``), the tokens that carry a label (``[batch, tokens, labels]``, shifted
+    by one for causal language models), or both ends of a span (their mean, each a distribution over the tokens that
+    are not padding). Padding and ``-100`` do not count. For multi-label classification every label is a distribution
+    over yes and no, with logits ``[z, 0]``, and an item's value is the mean over labels.
+
+    Args:
+        temperature: T, above 0; logits are divided by it.
+        standardize: Whether each item's logits are first brought to mean 0 and standard deviation 1, so that the
+            student need not copy their size (Sun et al. 2024, arXiv:2403.01427, eq. 12).
+        weight: Factor on the term in the total.
+    """
+
+    kinds: ClassVar[frozenset[str]] = CLASSES | {MULTI_LABEL}
+    instead: ClassVar[str] = "logits_mse"  # for problems that this objective has no meaning for
+
+    def __init__(self, *, temperature: float = 1.0, standardize: bool = False, weight: float = 1.0) -> None:
+        super().__init__(weight=weight)
+        if temperature <= 0:
+            raise RecipeError(f"{self.name}.temperature is {temperature}.", "It must be above 0.", "2 to 5 is usual.")
+        self.temperature, self.standardize = temperature, standardize
+        self.student_needs = self.teacher_needs = Needs(logits=True)
+        self._item: str | None = None
+        self._problem: str | None = None
+
+    def bind(self, student: Shape, teacher: Shape | None) -> None:
+        if teacher is None or student.item is None or student.item != teacher.item:
+            raise ModelError(
+                f"{self.name} compares the predictions of two heads of one kind.",
+                f"The student predicts per {student.item}, the teacher per {teacher and teacher.item}.",
+                "Give both the same kind of head, or distil features (hidden_states, attentions).",
+            )
+        if student.problem != teacher.problem:
+            raise ModelError(
+                f"{self.name} compares the predictions of two heads of one kind.",
+                f"The student's problem type is {student.problem}, the teacher's {teacher.problem}.",
+                "Give both the same config.problem_type.",
+            )
+        self._item, self._problem = student.item, student.problem
+        kind = self._problem or self._item
+        if kind not in self.kinds:
+            raise ModelError(
+                f"{self.name} has no meaning for the predictions of this task.",
+                f"They are of the kind '{kind}'; it is defined for {', '.join(sorted(self.kinds))}.",
+                f"Use {self.instead} instead, or distil features (hidden_states, attentions).",
+            )
+        if self._item in ("example", "span") and student.num_outputs != teacher.num_outputs:
+            raise ModelError(
+                f"{self.name} compares predictions label by label.",
+                f"The student has {student.num_outputs} labels, the teacher {teacher.num_outputs}.",
+                "Give both the same labels, in the same order.",
+            )
+        if self._item in ("token", "next_token"):
+            shared_vocabulary(torch.empty(0, student.num_outputs), torch.empty(0, teacher.num_outputs))
+
+    @abc.abstractmethod
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None) -> Tensor:
+        """One value per item.
+
+        Args:
+            student_logits: ``[items, classes]``, raw (or standardised), not yet divided by the temperature.
+            teacher_logits: ``[items, classes]``.
+            target: ``[items]`` class of each item's label, if the batch has labels.
+
+        Returns:
+            ``[items]``.
+        """
+
+    def count(self, batch: Batch) -> Tensor:
+        return valid_items(batch, self._item).sum()
+
+    def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        ours, theirs = self._logits(student), self._logits(teacher)
+        target = item_labels(batch, self._item)
+        if self._item == "span":
+            return self._span_values(ours, theirs, batch, target)
+        valid = valid_items(batch, self._item)
+        if self._item == "next_token":
+            ours, theirs = ours[:, :-1], theirs[:, :-1]
+        ours, theirs = shared_vocabulary(ours, theirs)
+        if self._item != "example":  # of an example nothing is left out
+            ours, theirs = ours[valid], theirs[valid]  # [items, classes]
+        if self._problem == MULTI_LABEL:
+            return self._label_values(ours, theirs, target)
+        return self._compare(ours, theirs, target)
+
+    def _label_values(self, ours: Tensor, theirs: Tensor, target: Tensor | None) -> Tensor:
+        pair = [torch.stack([z, torch.zeros_like(z)], dim=-1).flatten(0, 1) for z in (ours, theirs)]
+        yes_or_no = None if target is None else (target < 0.5).long().flatten()  # class 0 is yes
+        return self._compare(*pair, yes_or_no).view(ours.shape).mean(-1)
+
+    def _span_values(self, ours: Tensor, theirs: Tensor, batch: Batch, target: Tensor | None) -> Tensor:
+        values = []
+        for row, tokens in enumerate(valid_tokens(batch)):
+            ends = None if target is None else _among(target[row], tokens)
+            values.append(self._compare(ours[row][:, tokens], theirs[row][:, tokens], ends).mean())
+        return torch.stack(values)  # [batch]
+
+    def _compare(self, ours: Tensor, theirs: Tensor, target: Tensor | None) -> Tensor:
+        if self.standardize:
+            ours, theirs = standardize(ours), standardize(theirs)
+        return self.compare(ours, theirs, target)
+
+    def _logits(self, signals: Signals) -> Tensor:
+        if signals.logits is None:
+            raise ModelError(f"{self.name} needs logits.", "The model gave none.", "Give both models a head.")
+        return signals.logits
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}, temperature={self.temperature}"
+
+
+def _among(positions: Tensor, tokens: Tensor) -> Tensor:
+    """Positions in a row as positions among its valid tokens; one that is not valid becomes the first."""
+    places = tokens.cumsum(0) - 1
+    inside = positions.clamp(0, len(tokens) - 1)
+    return torch.where(tokens[inside], places[inside], 0)
