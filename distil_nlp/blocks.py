@@ -62,11 +62,16 @@ def find_blocks(model: PreTrainedModel) -> Blocks:
     return Blocks(path, modules, num_layers)
 
 
+def prediction_item(model: PreTrainedModel) -> str | None:
+    """What one prediction of a model is, as :class:`~distil_nlp.signals.Shape` has it."""
+    return next((kind for kind, names in _ITEMS.items() if type(model).__name__ in names), None)
+
+
 def describe(model: PreTrainedModel) -> Shape:
     """Reads a model's measures off its configuration and class."""
     config = model.config.get_text_config()
     name = type(model).__name__
-    item = next((kind for kind, names in _ITEMS.items() if name in names), None)
+    item = prediction_item(model)
     labelled = item == "example" or name in _TOKEN_CLASSIFIERS
     outputs = 2 if item == "span" else int((config.num_labels if labelled else config.vocab_size) or 0)
     problem = config.problem_type if item == "example" else None

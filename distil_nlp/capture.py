@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -16,9 +17,19 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import logging
 
-from distil_nlp.blocks import Blocks, find_blocks
+from distil_nlp.blocks import Blocks, find_blocks, prediction_item
 from distil_nlp.errors import ModelError
-from distil_nlp.signals import Batch, Needs, SelfAttention, Signals, valid_tokens
+from distil_nlp.signals import (
+    Batch,
+    Needs,
+    SelfAttention,
+    Signals,
+    VocabularyHead,
+    at_items,
+    item_labels,
+    valid_items,
+    valid_tokens,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -32,11 +43,12 @@ class _Enough(Exception):  # noqa: N818 - control flow, not an error
 class _Recorder:
     """Keeps what the hooks of one forward pass see; blocks are told apart by the order in which they run."""
 
-    def __init__(self, needs: Needs, num_layers: int) -> None:
-        self.needs, self.num_layers = needs, num_layers
+    def __init__(self, needs: Needs, num_layers: int, items: Tensor | None = None) -> None:
+        self.needs, self.num_layers, self.items = needs, num_layers, items
         self.block = 0
         self.hidden_states: dict[int, Tensor] = {}
         self.attentions: dict[int, SelfAttention] = {}
+        self.head_input: Tensor | None = None
 
     def block_starts(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.block += 1
@@ -50,16 +62,29 @@ class _Recorder:
         if self.block < self.num_layers:
             self._stop_when_done(self.block)
 
-    def backbone_ends(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def backbone_ends(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Hands the items alone on to the vocabulary head, as one row."""
+        states: Tensor = output[0]
         if self.num_layers in self.needs.hidden_states:
-            self.hidden_states[self.num_layers] = output[0]
+            self.hidden_states[self.num_layers] = states
         self._stop_when_done(self.num_layers)
+        if self.items is None:
+            return output
+        states = states[self.items].unsqueeze(0)  # [1, items, width]
+        if isinstance(output, tuple):
+            return (states, *output[1:])
+        return type(output)(**{**output, "last_hidden_state": states})
 
     def attention_seen(self, attention: SelfAttention) -> None:
         if self.block in self.needs.attentions:
             self.attentions.setdefault(self.block, attention)
             if self.block not in self.needs.hidden_states:
                 self._stop_when_done(self.block)
+
+    def head_starts(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Leaves the vocabulary head one position, lest it compute what nobody reads."""
+        self.head_input = args[0][0]
+        return (args[0][:, :1],)
 
     def _stop_when_done(self, block: int) -> None:
         if not self.needs.head and block >= self.needs.deepest:
@@ -145,7 +170,7 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
     label_names = () if needs.loss else ("labels", "start_positions", "end_positions")
     inputs = {name: value for name, value in batch.items() if name in known and name not in label_names}
     signals = Signals(attention_mask=valid_tokens(batch))
-    if not (needs.hidden_states or needs.attentions):
+    if not (needs.hidden_states or needs.attentions or needs.vocabulary):
         return _read_output(signals, model(**inputs)) if needs.head else signals
 
     eager = bool(needs.attentions) and core.config._attn_implementation == "eager"
@@ -159,7 +184,7 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         needs |= Needs(logits=True)
         inputs["output_attentions"] = True
     blocks = find_blocks(core)
-    recorder = _Recorder(needs, blocks.num_layers)
+    recorder = _Recorder(needs, blocks.num_layers, _head_positions(core, batch) if needs.vocabulary else None)
     with _listening(core, blocks, recorder):
         try:
             output = model(**inputs)
@@ -170,6 +195,10 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         maps = output["attentions"]
         output = type(output)(**{name: value for name, value in output.items() if name != "attentions"})
         signals.attentions = {block: SelfAttention(probabilities=maps[block - 1]) for block in needs.attentions}
+    if recorder.head_input is not None:
+        head = core.get_output_embeddings()
+        signals.vocabulary = VocabularyHead(recorder.head_input, head, str(prediction_item(core)))
+        return signals
     return _read_output(signals, output)
 
 
@@ -181,9 +210,46 @@ def _listening(model: PreTrainedModel, blocks: Blocks, recorder: _Recorder) -> I
             stack.callback(module.register_forward_pre_hook(recorder.block_starts, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(recorder.block_ends).remove)
         stack.callback(model.base_model.register_forward_hook(recorder.backbone_ends).remove)
+        if recorder.items is not None:
+            stack.callback(model.get_output_embeddings().register_forward_pre_hook(recorder.head_starts).remove)
         token = _recorder.set(recorder)
         stack.callback(_recorder.reset, token)
         yield
+
+
+def _head_positions(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Positions whose hidden states make the items' predictions, ``[batch, tokens]`` boolean."""
+    item = prediction_item(model)
+    items = valid_items(batch, item)
+    return F.pad(items, (0, 1)) if item == "next_token" else items  # the last position predicts nothing
+
+
+def has_plain_vocabulary_head(model: PreTrainedModel) -> bool:
+    """Whether a model ends in one linear layer over its vocabulary, and its loss is cross-entropy at the items.
+
+    Only then can losses be made from that layer's input. It is tried on three tokens: what the model gives for them
+    must be what the layer gives for its input.
+    """
+    head = model.get_output_embeddings()
+    if prediction_item(model) not in ("token", "next_token") or type(head) is not nn.Linear:
+        return False
+    ids = torch.arange(3, device=head.weight.device).unsqueeze(0) % head.out_features
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    training = model.training
+    try:
+        with torch.no_grad():
+            output = model.eval()(**batch)
+            seen = capture(model, batch, Needs(vocabulary=True)).vocabulary
+    except (RuntimeError, TypeError, ValueError, ModelError):
+        return False
+    finally:
+        model.train(training)
+    if seen is None or output.loss is None:
+        return False
+    logits, item = head(seen.inputs), prediction_item(model)
+    loss = F.cross_entropy(logits.float(), cast(Tensor, item_labels(batch, item)))
+    same = torch.allclose(logits, at_items(output.logits, batch, item), rtol=1e-2, atol=1e-3)
+    return same and torch.allclose(loss, output.loss.float(), rtol=1e-2, atol=1e-3)
 
 
 def _read_output(signals: Signals, output: Any) -> Signals:

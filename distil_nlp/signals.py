@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Batch = Mapping[str, Any]
 
@@ -23,12 +23,14 @@ class Needs:
         loss: The model's own loss on the batch's labels.
         hidden_states: Numbers of the hidden states.
         attentions: Numbers of the blocks whose self-attention is needed.
+        vocabulary: The input of the vocabulary head at the items, in the place of logits.
     """
 
     logits: bool = False
     loss: bool = False
     hidden_states: frozenset[int] = frozenset()
     attentions: frozenset[int] = frozenset()
+    vocabulary: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -36,12 +38,13 @@ class Needs:
             self.loss or other.loss,
             self.hidden_states | other.hidden_states,
             self.attentions | other.attentions,
+            self.vocabulary or other.vocabulary,
         )
 
     @property
     def head(self) -> bool:
         """Whether the forward pass must run to its end."""
-        return self.logits or self.loss
+        return self.logits or self.loss or self.vocabulary
 
     @property
     def deepest(self) -> int:
@@ -73,6 +76,21 @@ class SelfAttention:
     value: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class VocabularyHead:
+    """A vocabulary head and what it is given at the items: logits that have not been computed.
+
+    Attributes:
+        inputs: ``[items, width]``.
+        linear: From ``width`` to the vocabulary.
+        item: ``token`` or ``next_token``.
+    """
+
+    inputs: Tensor
+    linear: nn.Linear
+    item: str
+
+
 @dataclass
 class Signals:
     """What one forward pass exposed.
@@ -84,6 +102,7 @@ class Signals:
             head reads (as in transformers).
         attentions: Self-attention by block number.
         attention_mask: ``[batch, tokens]``, true where a token is not padding.
+        vocabulary: The head over a vocabulary, not yet run.
         output: The model's own output, whole.
     """
 
@@ -92,6 +111,7 @@ class Signals:
     hidden_states: dict[int, Tensor] = field(default_factory=dict)
     attentions: dict[int, SelfAttention] = field(default_factory=dict)
     attention_mask: Tensor | None = None
+    vocabulary: VocabularyHead | None = None
     output: Any = None
 
 
@@ -140,12 +160,28 @@ def item_labels(batch: Batch, item: str | None) -> Tensor | None:
         None for a batch without labels.
     """
     if item == "span":
-        ends = batch.get("start_positions"), batch.get("end_positions")
-        return None if ends[0] is None or ends[1] is None else torch.stack(ends, dim=1)
+        start, end = batch.get("start_positions"), batch.get("end_positions")
+        return None if start is None or end is None else torch.stack([start, end], dim=1)
     labels: Tensor | None = batch.get("labels")
     if labels is None or item not in ("token", "next_token"):
         return labels
-    return (labels[:, 1:] if item == "next_token" else labels)[valid_items(batch, item)]
+    return (labels[:, 1:] if item == "next_token" else labels)[valid_items(batch, item)]  # position t predicts t + 1
+
+
+def at_items(tensor: Tensor, batch: Batch, item: str | None) -> Tensor:
+    """Picks the predictions that count out of what a model gives for every position.
+
+    Args:
+        tensor: ``[batch, ...]`` for examples, ``[batch, tokens, ...]`` for tokens and next tokens.
+        batch: The collated batch.
+        item: As in :class:`Shape`.
+
+    Returns:
+        ``[items, ...]``.
+    """
+    if item not in ("token", "next_token"):
+        return tensor
+    return (tensor[:, :-1] if item == "next_token" else tensor)[valid_items(batch, item)]
 
 
 def valid_items(batch: Batch, item: str | None) -> Tensor:

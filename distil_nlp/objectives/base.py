@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from distil_nlp.errors import ModelError, RecipeError
 from distil_nlp.functional.reduce import mean_over
+from distil_nlp.layer_weights import LAYER_WEIGHTS, LayerWeights, Reduce
 from distil_nlp.mapping import LayerMapping, LayerPairs, MappingSpec
 from distil_nlp.registry import Registry
 from distil_nlp.signals import Batch, Needs, Shape, Signals
@@ -38,6 +40,7 @@ class Objective(nn.Module, abc.ABC):
                 f"{self.name}.weight is {weight}.", "A weight is not negative.", "Use 0 to switch it off."
             )
         self.weight = weight
+        self.balance = 1.0  # set by an adaptive weighting, if there is one
         self.student_needs = Needs()
         self.teacher_needs = Needs()
 
@@ -60,6 +63,21 @@ class Objective(nn.Module, abc.ABC):
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """One value per item, before the weight."""
 
+    @property
+    def by_item(self) -> bool:
+        """Whether :meth:`item_values` is all there is to it: then a large vocabulary is never seen at once."""
+        return False
+
+    def item_values(self, student_logits: Tensor, teacher_logits: Tensor | None, target: Tensor | None) -> Tensor:
+        """One value per item, from logits at some of the items; for objectives that are :attr:`by_item`.
+
+        Args:
+            student_logits: ``[items, vocab]``.
+            teacher_logits: ``[items, vocab]``; None for objectives without a teacher.
+            target: ``[items]`` labels, if there are any.
+        """
+        raise NotImplementedError
+
     def forward(self, student: Signals, teacher: Signals, batch: Batch, count: Tensor | float | None = None) -> Tensor:
         """The weighted term.
 
@@ -71,14 +89,29 @@ class Objective(nn.Module, abc.ABC):
         """
         if count is None:
             count = self.count(batch).clamp(min=1)
-        return self.weight * mean_over(self.values(student, teacher, batch), count)
+        return self.factor * mean_over(self.values(student, teacher, batch), count)
+
+    @property
+    def factor(self) -> float:
+        """What the term is multiplied by: the weight, and what an adaptive weighting makes of it."""
+        return self.weight * self.balance
+
+    def end_step(self, reduce: Reduce) -> None:
+        """Called after the backward passes of an optimizer step, for objectives that learn from whole steps.
+
+        Args:
+            reduce: The mean of a tensor over processes.
+        """
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"
 
 
 class LayerObjective(Objective):
-    """An objective that matches pairs of layers; the term is the mean over the pairs.
+    """An objective that matches pairs of layers.
+
+    The term is the mean over the pairs; or their weighted sum, where the layer mapping learns weights. Subclasses give
+    the values of each pair to :meth:`combine`, and ask for layers by number in :meth:`bind`, after ``super().bind``.
 
     Args:
         mapping: Which student block follows which teacher block (:class:`~distil_nlp.mapping.LayerMapping`).
@@ -86,7 +119,9 @@ class LayerObjective(Objective):
     """
 
     def __init__(self, *, mapping: MappingSpec = "uniform", weight: float = 1.0) -> None:
+        self.layer_weights: LayerWeights | None
         super().__init__(weight=weight)
+        self.layer_weights = None
         self.mapping = LayerMapping(mapping)
         self.pairs: LayerPairs = []
 
@@ -94,6 +129,59 @@ class LayerObjective(Objective):
         if teacher is None:
             raise ModelError(f"{self.name} follows a teacher's layers.", "There is no teacher.", "Give one.")
         self.pairs = self.mapping.resolve(student.num_layers, teacher.num_layers)
+        if self.layer_weights is None and self.mapping.weighted:
+            self.layer_weights = LAYER_WEIGHTS[str(self.mapping.spec)](student, teacher)
+
+    def combine(self, per_pair: list[Tensor]) -> Tensor:
+        """From the values of each pair, in the order of :attr:`pairs`, to one value per item.
+
+        Args:
+            per_pair: One value per item for each pair, all of one shape.
+
+        Returns:
+            ``[items]``: the mean over pairs, or the sum under the weights that the mapping has learned.
+        """
+        values = torch.stack([pair.flatten() for pair in per_pair])  # [pairs, items]
+        if self.layer_weights is None:
+            return values.mean(0)
+        combined: Tensor = self.layer_weights(values)
+        return combined
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, count: Tensor | float | None = None) -> Tensor:
+        if self.layer_weights is not None:
+            self.layer_weights.look(student, teacher, batch)
+        return super().forward(student, teacher, batch, count)
+
+    def end_step(self, reduce: Reduce) -> None:
+        if self.layer_weights is not None:
+            self.layer_weights.end_step(reduce)
+
+    @property
+    def layer_map(self) -> LayerPairs:
+        """The pairs; of all with all, those that count for more than an even share of the weight."""
+        if self.layer_weights is None:
+            return self.pairs
+        weights = self.layer_weights.pair_weights().flatten().tolist()
+        even = (1 - 1e-6) / len(weights)
+        return [pair for pair, weight in zip(self.pairs, weights, strict=True) if weight >= even]
+
+    @property
+    def student_needs(self) -> Needs:
+        """What is read of the student, by the objective and by a mapping that looks at hidden states."""
+        return self._student_needs | (self.layer_weights.student_needs if self.layer_weights else Needs())
+
+    @student_needs.setter
+    def student_needs(self, needs: Needs) -> None:
+        self._student_needs = needs
+
+    @property
+    def teacher_needs(self) -> Needs:
+        """What is read of the teacher, likewise."""
+        return self._teacher_needs | (self.layer_weights.teacher_needs if self.layer_weights else Needs())
+
+    @teacher_needs.setter
+    def teacher_needs(self, needs: Needs) -> None:
+        self._teacher_needs = needs
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}, mapping={self.mapping}"

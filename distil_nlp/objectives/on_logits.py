@@ -11,7 +11,7 @@ from torch import Tensor
 from distil_nlp.errors import ModelError, RecipeError
 from distil_nlp.functional.divergence import shared_vocabulary, standardize
 from distil_nlp.objectives.base import Objective
-from distil_nlp.signals import Batch, Needs, Shape, Signals, item_labels, valid_items, valid_tokens
+from distil_nlp.signals import Batch, Needs, Shape, Signals, at_items, item_labels, valid_items, valid_tokens
 
 CLASSES = frozenset({"example", "token", "next_token", "span"})
 MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
@@ -95,20 +95,24 @@ class LogitsObjective(Objective):
         target = item_labels(batch, self._item)
         if self._item == "span":
             return self._span_values(ours, theirs, batch, target)
-        valid = valid_items(batch, self._item)
-        if self._item == "next_token":
-            ours, theirs = ours[:, :-1], theirs[:, :-1]
-        ours, theirs = shared_vocabulary(ours, theirs)
-        if self._item != "example":  # of an example nothing is left out
-            ours, theirs = ours[valid], theirs[valid]  # [items, classes]
+        ours, theirs = at_items(ours, batch, self._item), at_items(theirs, batch, self._item)
         if self._problem == MULTI_LABEL:
             return self._label_values(ours, theirs, target)
-        return self._compare(ours, theirs, target)
+        return self.item_values(ours, theirs, target)
+
+    @property
+    def by_item(self) -> bool:
+        return not self.relational and self._item in ("token", "next_token")
+
+    def item_values(self, student_logits: Tensor, teacher_logits: Tensor | None, target: Tensor | None) -> Tensor:
+        if teacher_logits is None:
+            raise ModelError(f"{self.name} needs the teacher's logits.", "It gave none.", "Give it a head.")
+        return self._compare(*shared_vocabulary(student_logits, teacher_logits), target)
 
     def _label_values(self, ours: Tensor, theirs: Tensor, target: Tensor | None) -> Tensor:
-        pair = [torch.stack([z, torch.zeros_like(z)], dim=-1).flatten(0, 1) for z in (ours, theirs)]
         yes_or_no = None if target is None else (target < 0.5).long().flatten()  # class 0 is yes
-        return self._compare(*pair, yes_or_no).view(ours.shape).mean(-1)
+        student, teacher = (torch.stack([z, torch.zeros_like(z)], dim=-1).flatten(0, 1) for z in (ours, theirs))
+        return self._compare(student, teacher, yes_or_no).view(ours.shape).mean(-1)
 
     def _span_values(self, ours: Tensor, theirs: Tensor, batch: Batch, target: Tensor | None) -> Tensor:
         values = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from distil_nlp.errors import ModelError
+from distil_nlp.errors import ModelError, RecipeError
 from distil_nlp.objectives.base import OBJECTIVES, Objective
-from distil_nlp.signals import Batch, Needs, Shape, Signals, valid_items
+from distil_nlp.signals import Batch, Needs, Shape, Signals, at_items, item_labels, valid_items
 
 
 @OBJECTIVES.register("task_loss")
@@ -19,17 +21,26 @@ class TaskLoss(Objective):
     hold different numbers of them. It is turned back into a sum here and divided by the count of the whole step.
     One deviation is the models' own: the span loss of extractive question answering has padding in its softmax.
 
+    Label smoothing, as ``TrainingArguments.label_smoothing_factor`` asks for it, is for classes only: the target is
+    mixed with the uniform distribution (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+
     Use it when there are labels; alone it is plain fine-tuning.
 
     Args:
+        label_smoothing: Share of the uniform distribution in the target, 0 to 1.
         weight: Factor on the term in the total.
     """
 
     name = "task_loss"
     uses_teacher = False
 
-    def __init__(self, *, weight: float = 1.0) -> None:
+    def __init__(self, *, label_smoothing: float = 0.0, weight: float = 1.0) -> None:
         super().__init__(weight=weight)
+        if not 0 <= label_smoothing <= 1:
+            raise RecipeError(
+                f"task_loss.label_smoothing is {label_smoothing}.", "It is a share, from 0 to 1.", "0.1 is usual."
+            )
+        self.label_smoothing = label_smoothing
         self.student_needs = Needs(loss=True)
         self._item: str | None = None
 
@@ -41,18 +52,42 @@ class TaskLoss(Objective):
                 "Leave task_loss out, or use a student with a head (AutoModelFor...).",
             )
         self._item = student.item
+        if not self.label_smoothing:
+            return
+        if student.problem or student.item == "span":
+            raise ModelError(
+                "Label smoothing mixes a class with all the others.",
+                f"The student's predictions are of the kind '{student.problem or student.item}'.",
+                "Leave label smoothing at 0.",
+            )
+        self.student_needs = Needs(logits=True)  # the model's own loss does not smooth
+
+    @property
+    def by_item(self) -> bool:
+        return self._item in ("token", "next_token")
+
+    def item_values(self, student_logits: Tensor, teacher_logits: Tensor | None, target: Tensor | None) -> Tensor:
+        if target is None:
+            raise self._without_labels("input_ids")
+        logits = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+        return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
 
     def count(self, batch: Batch) -> Tensor:
         return valid_items(batch, self._item).sum()
 
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        if self.label_smoothing and student.logits is not None:
+            labels = item_labels(batch, self._item)
+            return self.item_values(at_items(student.logits, batch, self._item), None, labels)
         if student.loss is None:
-            raise ModelError(
-                "task_loss needs labels.",
-                f"The batch has {', '.join(sorted(batch))}.",
-                "Add labels to the rows, or leave task_loss out.",
-            )
+            raise self._without_labels(", ".join(sorted(batch)))
         count = self.count(batch)
         if count == 0 and student.logits is not None:  # the mean of nothing is not a number
             return student.logits.sum().reshape(1) * 0.0
         return (student.loss.float() * count).reshape(1)
+
+    @staticmethod
+    def _without_labels(found: str) -> ModelError:
+        return ModelError(
+            "task_loss needs labels.", f"The batch has {found}.", "Add labels to the rows, or leave task_loss out."
+        )

@@ -22,7 +22,6 @@ def check_arguments(trainer: Trainer) -> None:
     reentrant = args.gradient_checkpointing and isinstance(options, dict) and options.get("use_reentrant")
     launch = "Start one process a GPU (`torchrun --nproc_per_node N ...`), or set CUDA_VISIBLE_DEVICES to one GPU."
     refused = {
-        "label_smoothing_factor": (args.label_smoothing_factor, "Leave it at 0: logits_kl gives soft targets."),
         "compute_loss_func": (trainer.compute_loss_func, "Write it as an Objective, and add it to the list."),
         "use_reentrant=True": (reentrant, "Use False: reentrant checkpoints give hidden states without a gradient."),
         f"{args.n_gpu} GPUs in one process (torch.nn.DataParallel)": (args.n_gpu > 1, launch),
@@ -38,15 +37,21 @@ def check_arguments(trainer: Trainer) -> None:
             )
 
 
-def checked_objectives(objectives: Sequence[Objective] | None, teacher: Teacher | None) -> list[Objective]:
+def checked_objectives(
+    objectives: Sequence[Objective] | None, teacher: Teacher | None, *, label_smoothing: float = 0.0
+) -> list[Objective]:
     """The objectives, or the default without a teacher.
 
+    Args:
+        objectives: As given.
+        teacher: The teacher, if there is one.
+        label_smoothing: ``TrainingArguments.label_smoothing_factor``, which is handed to the task loss.
+
     Raises:
-        ModelError: without objectives, with one given twice, or with one that lacks its teacher.
+        ModelError: without objectives, with one given twice, with one that lacks its teacher, or with label smoothing
+            and no task loss.
     """
-    if objectives is None and teacher is None:
-        return [TaskLoss()]
-    objectives = list(objectives or ())
+    objectives = [TaskLoss()] if objectives is None and teacher is None else list(objectives or ())
     names = [objective.name for objective in objectives]
     if not objectives or len(set(names)) < len(names):
         raise ModelError(
@@ -57,4 +62,13 @@ def checked_objectives(objectives: Sequence[Objective] | None, teacher: Teacher 
     lonely = [objective.name for objective in objectives if objective.uses_teacher and teacher is None]
     if lonely:
         raise ModelError(f"{', '.join(lonely)} need a teacher.", "There is none.", "Give teacher=...")
+    if label_smoothing:
+        smoothed = [objective for objective in objectives if isinstance(objective, TaskLoss)]
+        if not smoothed:
+            raise ModelError(
+                f"label_smoothing_factor={label_smoothing} smooths the labels of task_loss.",
+                f"The objectives are {', '.join(names)}.",
+                "Add TaskLoss(), or leave label_smoothing_factor at 0.",
+            )
+        smoothed[0].label_smoothing = label_smoothing
     return objectives

@@ -17,11 +17,12 @@ from distil_nlp.blocks import describe
 from distil_nlp.capture import capture, prepare_attention
 from distil_nlp.errors import ModelError, TrainingError
 from distil_nlp.objectives import Objective
-from distil_nlp.signals import Batch, Needs, Signals
+from distil_nlp.signals import Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
 from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
 from distil_nlp.training.checks import check_arguments, checked_objectives
 from distil_nlp.training.sampler import SeededLengthGroupedSampler
+from distil_nlp.training.terms import loss_terms, needs_of, needs_of_a_step
 
 OBJECTIVES_FILE = "objectives.safetensors"
 
@@ -60,7 +61,9 @@ class DistillationTrainer(Trainer):
         super().__init__(model=model, **kwargs)
         self.teacher = None if teacher is None else as_teacher(teacher)
         check_arguments(self)
-        self.objectives = nn.ModuleList(checked_objectives(objectives, self.teacher))
+        self.objectives = nn.ModuleList(
+            checked_objectives(objectives, self.teacher, label_smoothing=self.args.label_smoothing_factor)
+        )
         # What `loss_is_scaled_for_ga` says, for earlier transformers 5, where two places divide by the micro-batches.
         self.model_accepts_loss_kwargs = True
         self.accelerator.gradient_accumulation_steps = 1
@@ -68,16 +71,15 @@ class DistillationTrainer(Trainer):
         for objective in self._objectives():
             objective.bind(shape, self.teacher.shape if self.teacher else None)
         self.objectives.to(self.args.device)
-        self.student_needs, self.teacher_needs = Needs(), Needs()
-        for objective in self._objectives():
-            self.student_needs |= objective.student_needs
-            self.teacher_needs |= objective.teacher_needs
-        self._head_is_trained = self.student_needs.head
-        self.student_needs |= Needs(logits=True)  # for metrics
-        if self.student_needs.attentions:
+        student_needs, teacher_needs = needs_of(list(self._objectives()))
+        self.needs = {
+            True: needs_of_a_step(list(self._objectives()), model),
+            False: (student_needs | Needs(logits=True), teacher_needs),  # metrics read logits
+        }
+        if student_needs.attentions:
             prepare_attention(model, "student")
         if self.teacher:
-            self.teacher.prepare(self.teacher_needs, self.args.device)
+            self.teacher.prepare(teacher_needs | self.needs[True][1], self.args.device)
         self._terms = torch.zeros(len(self.objectives), device=self.args.device)
         self._steps = 0  # optimizer steps that are in _terms
 
@@ -112,24 +114,16 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The sum of the objectives' terms."""
-        teacher = self.teacher(inputs, self.teacher_needs) if self.teacher else Signals()
-        student = capture(model, inputs, self.student_needs)
-        terms = self._compute_terms(student, teacher, inputs, num_items_in_batch)
-        loss = torch.stack(terms).sum()
-        if self.args.world_size > 1 and not self._head_is_trained and student.logits is not None:
+        student_needs, teacher_needs = self.needs[model.training and not return_outputs]
+        headless = self.args.world_size > 1 and not student_needs.head
+        teacher = self.teacher(inputs, teacher_needs) if self.teacher else Signals()
+        student = capture(model, inputs, student_needs | Needs(logits=headless))
+        loss, terms = loss_terms(list(self._objectives()), student, teacher, inputs, num_items_in_batch)
+        if headless and student.logits is not None:
             loss = loss + 0.0 * student.logits.sum()  # DDP waits for the gradient of all that made an output
         if model.training:
             self._record(terms, loss)
         return (loss, student.output) if return_outputs else loss
-
-    def _compute_terms(self, student: Signals, teacher: Signals, batch: Batch, counts: Tensor | None) -> list[Tensor]:
-        per_objective: list[Any] = [None] * len(self.objectives)
-        if counts is not None:
-            per_objective = list(torch.where(counts > 0, counts, 1.0))  # no items: nothing is divided by zero
-        return [
-            objective(student, teacher, batch, count)
-            for objective, count in zip(self._objectives(), per_objective, strict=True)
-        ]
 
     def _record(self, terms: list[Tensor], loss: Tensor) -> None:
         values = torch.stack([term.detach() for term in terms])

@@ -62,7 +62,7 @@ def make_trainer(folder, *, item="example", terms=None, student=None, teacher=Tr
     }
     return DistillationTrainer(
         model=student or tiny_model(item=item, seed=1, hidden_size=16, **NO_DROPOUT),
-        teacher=tiny_model(item=item, seed=2) if teacher else None,
+        teacher=tiny_model(item=item, seed=2) if teacher is True else teacher or None,
         objectives=objectives() if terms is None else terms,
         args=TrainingArguments(output_dir=str(folder), **arguments),
         train_dataset=rows(item),
@@ -273,11 +273,11 @@ def test_columns_that_only_the_teacher_reads_are_kept(tmp_path):
     assert "token_type_ids" in trainer._signature_columns
     data = [{**row, "token_type_ids": torch.ones_like(row["input_ids"])} for row in rows()]
     inputs = collate(data)
-    seen = trainer.teacher(inputs, trainer.teacher_needs).logits
+    seen = trainer.teacher(inputs, trainer.needs[False][1]).logits
     torch.testing.assert_close(seen, trainer.teacher.model(**{k: v for k, v in inputs.items() if k != "labels"}).logits)
     assert not torch.allclose(
         seen,
-        trainer.teacher({k: v for k, v in inputs.items() if k != "token_type_ids"}, trainer.teacher_needs).logits,
+        trainer.teacher({k: v for k, v in inputs.items() if k != "token_type_ids"}, trainer.needs[False][1]).logits,
     )
     trainer.train_dataset = data
     trainer.train()  # and the student is spared it
@@ -286,7 +286,6 @@ def test_columns_that_only_the_teacher_reads_are_kept(tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"label_smoothing_factor": 0.1},
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
     ],
 )

@@ -1,0 +1,74 @@
+"""From two models' signals to the terms of the loss, and what both must be asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distil_nlp.capture import has_plain_vocabulary_head
+from distil_nlp.objectives import Objective
+from distil_nlp.objectives.vocabulary import vocabulary_terms
+from distil_nlp.signals import Batch, Needs, Signals, at_items, item_labels
+
+
+def needs_of(objectives: Sequence[Objective]) -> tuple[Needs, Needs]:
+    """All that objectives ask of student and teacher."""
+    student, teacher = Needs(), Needs()
+    for objective in objectives:
+        student |= objective.student_needs
+        teacher |= objective.teacher_needs
+    return student, teacher
+
+
+def needs_of_a_step(objectives: Sequence[Objective], model: PreTrainedModel) -> tuple[Needs, Needs]:
+    """What training asks of student and teacher.
+
+    A vocabulary head is run by the loss, at the items alone and a few at a time, if everything that reads it agrees
+    to that.
+    """
+    needs = needs_of(objectives)
+    readers = [objective for objective in objectives if objective.student_needs.head]
+    if not readers or not all(objective.by_item for objective in readers) or not has_plain_vocabulary_head(model):
+        return needs
+    student, teacher = (dataclasses.replace(n, logits=False, loss=False, vocabulary=n.head) for n in needs)
+    return student, teacher
+
+
+def loss_terms(
+    objectives: Sequence[Objective], student: Signals, teacher: Signals, batch: Batch, counts: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
+    """The loss and its weighted terms, which add up to it.
+
+    Args:
+        objectives: The terms' objectives.
+        student: Signals of the student.
+        teacher: Signals of the teacher.
+        batch: The batch that both have seen.
+        counts: Items of the whole optimizer step, ``[objectives]``; this batch's own if None.
+    """
+    if counts is None:
+        counts = torch.stack([objective.count(batch) for objective in objectives])
+    counts = torch.where(counts > 0, counts, 1)  # no items: nothing is divided by zero
+    terms: dict[int, Tensor] = {}
+    losses: list[Tensor] = []
+    if student.vocabulary is not None:
+        read = [number for number, objective in enumerate(objectives) if objective.student_needs.head]
+        item = student.vocabulary.item
+        loss, values = vocabulary_terms(
+            [objectives[number] for number in read],
+            [counts[number] for number in read],
+            student.vocabulary,
+            teacher.vocabulary or (None if teacher.logits is None else at_items(teacher.logits, batch, item)),
+            item_labels(batch, item),
+        )
+        losses.append(loss)
+        terms |= zip(read, values, strict=True)
+    for number, objective in enumerate(objectives):
+        if number not in terms:
+            terms[number] = objective(student, teacher, batch, counts[number])
+            losses.append(terms[number])
+    return torch.stack(losses).sum(), [terms[number] for number in range(len(objectives))]
