@@ -26,7 +26,7 @@ def attention_probabilities(attention: SelfAttention, example: int, tokens: Any)
     if attention.probabilities is not None:
         maps = attention.probabilities[example][:, tokens][:, :, tokens]
         return maps if maps.dtype == torch.float64 else maps.float()
-    query, key = _gather(attention, example, tokens)
+    query, key = query_and_key(attention, example, tokens)
     return torch.softmax(_scores(attention, query, key, example, tokens), dim=-1)
 
 
@@ -59,7 +59,7 @@ def attention_mse(student: SelfAttention, teacher: SelfAttention, valid: Tensor)
         values: Tensor = _AttentionMSE.apply(student.query, student.key, student, teacher, valid)  # type: ignore[no-untyped-call]
         return values
     parts = []
-    for example, tokens in enumerate(_valid_indices(valid)):
+    for example, tokens in enumerate(valid_indices(valid)):
         maps = attention_probabilities(student, example, tokens)
         parts.append(_map_difference(maps, attention_probabilities(teacher, example, tokens))[0])
     return torch.stack(parts)
@@ -103,8 +103,8 @@ class _AttentionMSE(torch.autograd.Function):
         # In float32 until the loss scale of fp16 training has been applied: these numbers are small.
         precise = torch.promote_types(query.dtype, torch.float32)
         values, grad_query, grad_key = [], torch.zeros_like(query, dtype=precise), torch.zeros_like(key, dtype=precise)
-        for example, tokens in enumerate(_valid_indices(valid)):
-            rows, columns = _gather(student, example, tokens)
+        for example, tokens in enumerate(valid_indices(valid)):
+            rows, columns = query_and_key(student, example, tokens)
             maps = torch.softmax(_scores(student, rows, columns, example, tokens), dim=-1)
             theirs = attention_probabilities(teacher, example, tokens).to(maps.dtype)
             value, slope = _map_difference(maps, theirs)
@@ -146,7 +146,7 @@ def _map_difference(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return difference.square().sum() / entries, (difference * (2 / entries / heads)).expand(heads, -1, -1)
 
 
-def _valid_indices(valid: Tensor) -> list[Any]:
+def valid_indices(valid: Tensor) -> list[Any]:
     """The valid tokens of each example: a slice where they are contiguous, which costs no copy."""
     found: list[Any] = []
     for row in valid.cpu():
@@ -157,7 +157,7 @@ def _valid_indices(valid: Tensor) -> list[Any]:
     return found
 
 
-def _gather(attention: SelfAttention, example: int, tokens: Any) -> tuple[Tensor, Tensor]:
+def query_and_key(attention: SelfAttention, example: int, tokens: Any) -> tuple[Tensor, Tensor]:
     """Queries and keys of one example, each ``[heads, valid, head_width]``."""
     query, key = attention.query[example][:, tokens], attention.key[example][:, tokens]  # type: ignore[index]
     if key.shape[0] != query.shape[0]:

@@ -119,9 +119,8 @@ class LayerObjective(Objective):
     """
 
     def __init__(self, *, mapping: MappingSpec = "uniform", weight: float = 1.0) -> None:
-        self.layer_weights: LayerWeights | None
         super().__init__(weight=weight)
-        self.layer_weights = None
+        self.layer_weights: LayerWeights | None = None
         self.mapping = LayerMapping(mapping)
         self.pairs: LayerPairs = []
 

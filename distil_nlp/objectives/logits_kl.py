@@ -20,6 +20,7 @@ class LogitsKL(LogitsObjective):
     Args:
         temperature: T, above 0.
         standardize: Whether logits are standardised first (:class:`LogitsObjective`).
+        confidence: Whether an item counts by how sure the teacher is of it: ``max_prob``, ``entropy`` or None.
         weight: Factor on the term in the total.
 
     References:
@@ -28,8 +29,15 @@ class LogitsKL(LogitsObjective):
 
     name = "logits_kl"
 
-    def __init__(self, *, temperature: float = 2.0, standardize: bool = False, weight: float = 1.0) -> None:
-        super().__init__(temperature=temperature, standardize=standardize, weight=weight)
+    def __init__(
+        self,
+        *,
+        temperature: float = 2.0,
+        standardize: bool = False,
+        confidence: str | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(temperature=temperature, standardize=standardize, confidence=confidence, weight=weight)
 
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None) -> Tensor:
         return kl_divergence(student_logits, teacher_logits, temperature=self.temperature)

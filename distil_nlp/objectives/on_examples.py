@@ -16,7 +16,7 @@ LAST: MappingSpec = ((-1, -1),)
 
 
 class ExampleObjective(LayerObjective):
-    """An objective on pooled hidden states, ``[batch, width]``; items are examples.
+    """An objective on pooled hidden states, ``[examples, width]``; items are examples.
 
     Where it compares an example with the others (:attr:`relational`), the others are those of the same micro-batch
     and process: gradient accumulation sums over micro-batches and does not join them.
@@ -44,12 +44,13 @@ class ExampleObjective(LayerObjective):
         return valid_tokens(batch).any(-1).sum()
 
     def pooled(self, student: Signals, teacher: Signals, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """Representations by pair, student first, each ``[batch, width]``."""
+        """Representations by pair, student first, each ``[examples, width]``; rows of padding alone are left out."""
         valid = valid_tokens(batch)
+        present = valid.any(-1)
         return [
             (
-                pool(student.hidden_states[s], valid, self.pooling),
-                pool(teacher.hidden_states[t], valid, self.pooling),
+                pool(student.hidden_states[s], valid, self.pooling)[present],
+                pool(teacher.hidden_states[t], valid, self.pooling)[present],
             )
             for s, t in self.pairs
         ]

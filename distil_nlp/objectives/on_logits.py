@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from distil_nlp.errors import ModelError, RecipeError
+from distil_nlp.errors import ModelError, RecipeError, near_match
+from distil_nlp.functional.confidence import CONFIDENCES, confidence
 from distil_nlp.functional.divergence import shared_vocabulary, standardize
 from distil_nlp.objectives.base import Objective
 from distil_nlp.signals import Batch, Needs, Shape, Signals, at_items, item_labels, valid_items, valid_tokens
@@ -28,17 +29,30 @@ class LogitsObjective(Objective):
     Args:
         temperature: T, above 0; logits are divided by it.
         standardize: Whether each item's logits are first brought to mean 0 and standard deviation 1, so that the
-            student need not copy their size (Sun et al. 2024, arXiv:2403.01427, eq. 12).
+            student need not copy their size (Sun et al. 2024, arXiv:2403.01427, eq. 12); for three classes or more.
+        confidence: Whether each item's value is multiplied by how sure the teacher is of it, 0 to 1:
+            ``"max_prob"``, the probability of its first choice, or ``"entropy"``, one minus the entropy over its
+            largest possible value. The sum is still divided by the number of items.
         weight: Factor on the term in the total.
     """
 
     kinds: ClassVar[frozenset[str]] = CLASSES | {MULTI_LABEL}
     instead: ClassVar[str] = "logits_mse"  # for problems that this objective has no meaning for
 
-    def __init__(self, *, temperature: float = 1.0, standardize: bool = False, weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        standardize: bool = False,
+        confidence: str | None = None,
+        weight: float = 1.0,
+    ) -> None:
         super().__init__(weight=weight)
         if temperature <= 0:
             raise RecipeError(f"{self.name}.temperature is {temperature}.", "It must be above 0.", "2 to 5 is usual.")
+        if confidence is not None and confidence not in CONFIDENCES:
+            raise RecipeError(f"{self.name}.confidence is '{confidence}'.", near_match(f"{confidence}", CONFIDENCES))
+        self.confidence = confidence
         self.temperature, self.standardize = temperature, standardize
         self.student_needs = self.teacher_needs = Needs(logits=True)
         self._item: str | None = None
@@ -60,10 +74,11 @@ class LogitsObjective(Objective):
         self._item, self._problem = student.item, student.problem
         kind = self._problem or self._item
         if kind not in self.kinds:
+            instead = "logits_mse" if kind == REGRESSION else self.instead
             raise ModelError(
                 f"{self.name} has no meaning for the predictions of this task.",
                 f"They are of the kind '{kind}'; it is defined for {', '.join(sorted(self.kinds))}.",
-                f"Use {self.instead} instead, or distil features (hidden_states, attentions).",
+                f"Use {instead} instead, or distil features (hidden_states, attentions).",
             )
         if self._item in ("example", "span") and student.num_outputs != teacher.num_outputs:
             raise ModelError(
@@ -73,6 +88,18 @@ class LogitsObjective(Objective):
             )
         if self._item in ("token", "next_token"):
             shared_vocabulary(torch.empty(0, student.num_outputs), torch.empty(0, teacher.num_outputs))
+        if self.confidence and self._problem == REGRESSION:
+            raise ModelError(
+                f"{self.name}.confidence is how sure the teacher is of a class.",
+                "The task is a regression, which has none.",
+                "Leave it out.",
+            )
+        if self.standardize and (self._problem or (self._item != "span" and student.num_outputs < 3)):
+            raise ModelError(
+                f"{self.name}.standardize brings an item's logits to mean 0 and standard deviation 1.",
+                "Of a number there is nothing left then, and of a pair only which of the two is larger.",
+                "Leave it out, unless the task has three classes or more.",
+            )
 
     @abc.abstractmethod
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None) -> Tensor:
@@ -122,9 +149,11 @@ class LogitsObjective(Objective):
         return torch.stack(values)  # [batch]
 
     def _compare(self, ours: Tensor, theirs: Tensor, target: Tensor | None) -> Tensor:
+        trust = confidence(theirs, self.confidence) if self.confidence else None
         if self.standardize:
             ours, theirs = standardize(ours), standardize(theirs)
-        return self.compare(ours, theirs, target)
+        values = self.compare(ours, theirs, target)
+        return values if trust is None else trust * values
 
     def _logits(self, signals: Signals) -> Tensor:
         if signals.logits is None:

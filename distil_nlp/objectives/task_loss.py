@@ -24,6 +24,9 @@ class TaskLoss(Objective):
     Label smoothing, as ``TrainingArguments.label_smoothing_factor`` asks for it, is for classes only: the target is
     mixed with the uniform distribution (Szegedy et al. 2016, arXiv:1512.00567, section 7).
 
+    Examples without a label (class ``-100``) count for other objectives only, so that text without labels can be
+    mixed in.
+
     Use it when there are labels; alone it is plain fine-tuning.
 
     Args:
@@ -73,6 +76,10 @@ class TaskLoss(Objective):
         return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
 
     def count(self, batch: Batch) -> Tensor:
+        """Items with a label: a class of ``-100`` says that an example has none, and only the teacher speaks of it."""
+        labels = item_labels(batch, self._item)
+        if self._item == "example" and labels is not None and not labels.is_floating_point() and labels.dim() == 1:
+            return (labels != -100).sum()
         return valid_items(batch, self._item).sum()
 
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:

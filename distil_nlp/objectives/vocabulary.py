@@ -46,7 +46,7 @@ def vocabulary_terms(
         Hsu et al. (2024), arXiv:2410.10989, section 3.2 (gradients of a linear layer and its loss made in the forward
         pass, chunk by chunk); here in torch, and for any loss.
     """
-    factors = [objective.weight / count for objective, count in zip(objectives, counts, strict=True)]
+    factors = [objective.factor / count for objective, count in zip(objectives, counts, strict=True)]
     linear = student.linear
     total, terms = _ChunkedTerms.apply(  # type: ignore[no-untyped-call]
         student.inputs, linear.weight, linear.bias, objectives, factors, teacher, target
