@@ -6,7 +6,7 @@
 The floor is the teacher's forward pass and the student's forward, backward, clipping and AdamW, with SDPA in both and
 no loss but the mean of the logits. Over it:
 
-- ours: DistillationTrainer, logits_kl + hidden_states, and with attentions;
+- ours: DistillationTrainer, logits_kl + hidden_states, and with attentions; logits_kl + minilm_v2;
 - plain: a usual `compute_loss`: eager attention, `output_attentions` and `output_hidden_states`, mse_loss on the maps;
 - textbrewer: its GeneralDistiller's loss, where installed (pip install textbrewer==0.2.1.post1).
 
@@ -30,7 +30,7 @@ from transformers import BertConfig, BertForSequenceClassification, TrainingArgu
 from transformers.utils import logging
 
 from distil_nlp import DistillationTrainer
-from distil_nlp.objectives import Attentions, HiddenStates, LogitsKL
+from distil_nlp.objectives import Attentions, HiddenStates, LogitsKL, MiniLMv2, Objective
 
 PAIRS = {2: 4, 4: 8, 6: 12}  # student block: teacher block
 Step = Callable[[], None]
@@ -68,12 +68,16 @@ def floor(batch: dict[str, torch.Tensor]) -> Step:
 
 
 def ours(batch: dict[str, torch.Tensor], attentions: bool) -> Step:
+    features = [HiddenStates(mapping=PAIRS), *([Attentions(mapping=PAIRS)] if attentions else [])]
+    return ours_with(batch, features)
+
+
+def ours_with(batch: dict[str, torch.Tensor], features: list[Objective]) -> Step:
     student = bert(6, "sdpa").train()
-    objectives = [LogitsKL(temperature=4.0), HiddenStates(mapping=PAIRS)]
     trainer = DistillationTrainer(
         student,
         teacher=bert(12, "sdpa"),
-        objectives=[*objectives, *([Attentions(mapping=PAIRS)] if attentions else [])],
+        objectives=[LogitsKL(temperature=4.0), *features],
         args=TrainingArguments(output_dir=tempfile.mkdtemp(), use_cpu=True, report_to=[]),
     )
     return step_of(student, lambda: trainer.compute_loss(student, batch))
@@ -140,7 +144,7 @@ def measure(shape: str, repeats: int) -> dict[str, float]:
         "input_ids": torch.randint(1000, 30000, (rows, tokens), generator=generator),
         "attention_mask": torch.ones(rows, tokens, dtype=torch.long),
     }
-    steps = {"floor": floor(batch)}
+    steps = {"floor": floor(batch), "ours, logits and minilm_v2": ours_with(batch, [MiniLMv2()])}
     for name, make in {"ours": ours, "plain": plain, "textbrewer": textbrewer}.items():
         for attentions in (False, True):
             try:
