@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,17 @@ from distil_nlp.data.load import TaskData, load_task_data
 from distil_nlp.data.task import TASKS, Task
 from distil_nlp.errors import ModelError, RecipeError
 from distil_nlp.evaluation.metrics import compute_metrics
-from distil_nlp.objectives import OBJECTIVES, Objective
+from distil_nlp.loss_of_recipe import make_objectives, make_schedules, make_weighting
+from distil_nlp.mapping import LayerMapping
+from distil_nlp.objectives import LayerObjective, Objective
 from distil_nlp.recipe import Recipe
 from distil_nlp.recipe_sections import ModelReference
 from distil_nlp.references import HubReference, hub_access, pretrained_arguments, resolve
 from distil_nlp.students import build_student
-from distil_nlp.training import DistillationTrainer
+from distil_nlp.training import DistillationTrainer, choose_layers
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_OBJECTIVES: dict[str, dict[str, Any]] = {
-    "task_loss": {"weight": 0.5},
-    "logits_kl": {"weight": 0.5, "temperature": 2.0},
-}
 # What a recipe may overrule; every other argument has transformers' own default.
 TRAINING_DEFAULTS = {
     "report_to": "none",
@@ -174,22 +172,38 @@ class Assembly:
         """New objectives as the recipe lists them, or the default ones.
 
         Raises:
-            RecipeError: for a name or a parameter that does not exist, with the line of the recipe.
+            RecipeError: for whatever the recipe says of the loss that cannot be, with its line.
         """
-        made = []
-        for name, arguments in (self.recipe.objectives or DEFAULT_OBJECTIVES).items():
-            where = self.recipe.line_of(f"objectives.{name}")
-            try:
-                made.append(OBJECTIVES[name](**arguments))
-            except RecipeError as error:
-                raise RecipeError(f"{where}: {error.asked}", error.found, error.fix) from None
-            except TypeError as error:
-                raise RecipeError(
-                    f"{where}: objective '{name}' cannot be made with {arguments}.",
-                    f"{error}".replace(f"{OBJECTIVES[name].__name__}.__init__() ", ""),
-                    "docs/objectives.md lists the parameters of each objective.",
-                ) from None
-        return made
+        objectives = make_objectives(self.recipe)
+        make_schedules(self.recipe, objectives)
+        make_weighting(self.recipe)
+        return objectives
+
+    def loss(self, student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Any]:
+        """What the student is trained under: new ``objectives``, ``callbacks`` and ``weighting`` for :meth:`trainer`.
+
+        Layers that are to be paired by how alike they are (``mapping: cka``) are compared and paired here.
+        """
+        objectives = make_objectives(self.recipe)
+        self.choose_layers(objectives, student, teacher)
+        callbacks, weighting = make_schedules(self.recipe, objectives), make_weighting(self.recipe)
+        return {"objectives": objectives, "callbacks": callbacks, "weighting": weighting}
+
+    def choose_layers(
+        self, objectives: Sequence[Objective], student: PreTrainedModel, teacher: PreTrainedModel
+    ) -> None:
+        """Gives objectives with ``mapping: cka`` their pairs, from training rows that the seed decides."""
+        waiting = [o for o in objectives if isinstance(o, LayerObjective) and o.mapping.to_be_chosen]
+        if not waiting:
+            return
+        rows = self.rows["train"].shuffle(seed=self.recipe.seed)
+        collate = self.task.collator(self.tokenizer)
+        starts = range(0, len(rows), 16)
+        batches = (dict(collate([rows[i] for i in range(at, min(at + 16, len(rows)))])) for at in starts)
+        mapping: LayerMapping = choose_layers(student, teacher, batches)
+        self.progress(f"layers chosen by their similarity: {mapping}")
+        for objective in waiting:
+            objective.mapping = mapping
 
     def training_arguments(self, arguments: dict[str, Any], output_dir: Path) -> TrainingArguments:
         """A section of the recipe as ``TrainingArguments``.
@@ -214,7 +228,7 @@ class Assembly:
         arguments: dict[str, Any],
         output_dir: Path,
         teacher: PreTrainedModel | None = None,
-        objectives: list[Objective] | None = None,
+        **loss: Any,
     ) -> DistillationTrainer:
         """A trainer on the recipe's rows; without a teacher it fine-tunes.
 
@@ -223,12 +237,12 @@ class Assembly:
             arguments: The recipe's ``training`` or ``teacher.fine_tune``.
             output_dir: Where checkpoints go.
             teacher: The teacher.
-            objectives: The terms of the loss.
+            **loss: What :meth:`loss` gives, or ``objectives``.
         """
         return DistillationTrainer(
             model=model,
             teacher=teacher,
-            objectives=objectives,
+            **loss,
             args=self.training_arguments(arguments, output_dir),
             train_dataset=self.rows["train"],
             eval_dataset=self.rows["validation"],

@@ -103,7 +103,9 @@ for _name, _text in {
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="recipes, objectives, tasks, metrics or mappings.")],
+    what: Annotated[
+        str, typer.Argument(help="recipes, objectives, tasks, metrics, mappings, schedules or weightings.")
+    ],
 ) -> None:
     """Lists what a recipe can name."""
     from distil_nlp.data.task import TASKS
@@ -111,6 +113,8 @@ def list_(
     from distil_nlp.mapping import STRATEGIES
     from distil_nlp.objectives import OBJECTIVES
     from distil_nlp.recipe import shipped_recipes
+    from distil_nlp.recipe_sections import WEIGHTINGS
+    from distil_nlp.training import SCHEDULES
 
     known: dict[str, Any] = {
         "recipes": shipped_recipes(),
@@ -118,6 +122,8 @@ def list_(
         "tasks": TASKS,
         "metrics": METRICS,
         "mappings": STRATEGIES,
+        "schedules": SCHEDULES,
+        "weightings": WEIGHTINGS,
     }
     if what not in known:
         raise DistilError(f"There is no list of '{what}'.", near_match(what, known))

@@ -85,7 +85,7 @@ def _curves(results: dict[str, Any]) -> list[Curve]:
     for run, result in _trainings(results).items():
         logs = [log for log in result["log_history"] if "loss" in log]
         known = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
-        terms = [key for key in (logs[0] if logs else {}) if key not in known]
+        terms = [key for key in (logs[0] if logs else {}) if key not in known and "/" not in key]
         for term in ["loss", *terms] if len(terms) > 1 else terms:
             steps = [log["step"] for log in logs]
             curves.append(Curve(run=run, term=term, steps=steps, values=[log[term] for log in logs]))

@@ -10,7 +10,8 @@ from distil_nlp.errors import ModelError, RecipeError, near_match
 LayerPairs = list[tuple[int, int]]
 MappingSpec = Union[str, Mapping[int, int], Sequence[Sequence[int]], "LayerMapping"]
 
-STRATEGIES = ("uniform", "last")
+STRATEGIES = ("uniform", "first", "last", "skip", "cka", "attention", "emd")
+WEIGHTED = frozenset({"attention", "emd"})  # pair all with all, and learn how much each pair counts
 
 
 class LayerMapping:
@@ -19,7 +20,15 @@ class LayerMapping:
     Blocks are numbered 1..L, and from the end -1..-L.
 
     - ``"uniform"``: student block i of M follows teacher block ``round(i * N / M)`` of N. Depths need not divide.
+    - ``"first"``: student block i follows teacher block i.
     - ``"last"``: student block i follows teacher block ``i + N - M``, the last M of the teacher.
+    - ``"skip"``: student block i follows teacher block ``i * k``, every k-th from the start with ``k = N // M``. Where
+      depths divide it is ``uniform``; where not, the teacher's uppermost blocks are left out.
+    - ``"cka"``: chosen for two given models by how alike their hidden states are, before training starts
+      (:func:`distil_nlp.training.choose_layers`); the choice is explicit pairs.
+    - ``"attention"``, ``"emd"``: every student block follows every teacher block, and how much each pair counts is
+      learned (:class:`~distil_nlp.layer_weights.LayerAttention`, :class:`~distil_nlp.layer_weights.EarthMover`). A
+      step costs as much as ``M * N`` pairs do.
     - explicit: ``{1: 2, 3: 6}`` or ``[[1, 2], [3, 6]]``, student first.
 
     Args:
@@ -29,7 +38,9 @@ class LayerMapping:
         RecipeError: for an unknown strategy or malformed pairs.
 
     References:
-        Jiao et al. (2020), arXiv:1909.10351, section 4.4: "uniform" and "top" (here ``last``).
+        Jiao et al. (2020), arXiv:1909.10351, section 4.4: "uniform", "top" (here ``last``) and "bottom" (``first``).
+        Sun et al. (2019), arXiv:1908.09355, section 3: "PKD-Skip" (here ``skip``) and "PKD-Last". There the student's
+        last block follows none, since its prediction does; here it does.
     """
 
     def __init__(self, spec: MappingSpec = "uniform") -> None:
@@ -46,30 +57,52 @@ class LayerMapping:
             raise RecipeError(
                 "A layer mapping pairs student blocks with teacher blocks.",
                 f"Found {spec!r}.",
-                "Write a strategy (uniform, last), {1: 2, 3: 6} or [[1, 2], [3, 6]], student first.",
+                f"Write a strategy ({', '.join(STRATEGIES)}), {{1: 2, 3: 6}} or [[1, 2], [3, 6]], student first.",
             )
         self.spec = [(pair[0], pair[1]) for pair in pairs]
+
+    @property
+    def weighted(self) -> bool:
+        """Whether all blocks are paired with all, and the weight of each pair is learned."""
+        return self.spec in WEIGHTED if isinstance(self.spec, str) else False
+
+    @property
+    def to_be_chosen(self) -> bool:
+        """Whether the pairs depend on the two models, and have not been chosen."""
+        return self.spec == "cka"
 
     def resolve(self, student_layers: int, teacher_layers: int) -> LayerPairs:
         """Gives the pairs for two depths, in the student's order.
 
         Raises:
-            ModelError: for a block that does not exist, or a student deeper than its teacher where the strategy
-                needs it not to be.
+            ModelError: for a block that does not exist, a student deeper than its teacher where the strategy
+                needs it not to be, or pairs that have not been chosen.
         """
         if isinstance(self.spec, list):
             return sorted(
                 (_existing(s, student_layers, "student"), _existing(t, teacher_layers, "teacher")) for s, t in self.spec
             )
+        if self.to_be_chosen:
+            raise ModelError(
+                "The 'cka' layer mapping is chosen by comparing the two models on real batches.",
+                "That has not been done.",
+                "From Python, give mapping=distil_nlp.training.choose_layers(student, teacher, batches).",
+            )
+        if self.weighted:
+            return [(s, t) for s in range(1, student_layers + 1) for t in range(1, teacher_layers + 1)]
         if student_layers > teacher_layers:
             raise ModelError(
                 f"The '{self.spec}' layer mapping gives each student block a teacher block of its own.",
                 f"The student has {student_layers} blocks, the teacher {teacher_layers}.",
                 "Give the pairs explicitly, as {student: teacher}.",
             )
-        if self.spec == "last":
-            return [(i, i + teacher_layers - student_layers) for i in range(1, student_layers + 1)]
-        return list(enumerate(uniform_layers(student_layers, teacher_layers), start=1))
+        blocks = {
+            "uniform": uniform_layers(student_layers, teacher_layers),
+            "first": range(1, student_layers + 1),
+            "last": range(teacher_layers - student_layers + 1, teacher_layers + 1),
+            "skip": [i * (teacher_layers // student_layers) for i in range(1, student_layers + 1)],
+        }
+        return list(enumerate(blocks[self.spec], start=1))
 
     def __repr__(self) -> str:
         return f"LayerMapping({self.spec!r})"

@@ -25,6 +25,7 @@ from distil_nlp.signals import Batch, Needs, Signals
 from distil_nlp.teachers import ModelTeacher
 
 TEACHER_ROWS = 512  # enough to tell a teacher from a coin
+MOST_PAIRS = 24  # that are listed
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflig
         refuse_weak_teacher(assembly, teacher)
     student = assembly.student(teacher)
     batch = _one_batch(assembly)
+    assembly.choose_layers(objectives, student, teacher)
     terms, activations = _terms(objectives, student, teacher, batch)
     parameters = {"teacher": count_parameters(teacher), "student": count_parameters(student)}
     return Preflight(
@@ -95,7 +97,7 @@ def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflig
         dropped=summary.dropped,
         label_names=summary.label_names,
         majority_baseline=summary.majority_baseline,
-        layer_map={o.name: o.pairs for o in objectives if isinstance(o, LayerObjective)},
+        layer_map={o.name: o.layer_map for o in objectives if isinstance(o, LayerObjective)},
         terms=terms,
         parameters=parameters,
         memory_mb=_memory(teacher, parameters["student"], activations, assembly.recipe.teacher.fine_tune is not None),
@@ -177,4 +179,6 @@ def _listed(names: list[str], shown: int = 8) -> str:
 
 
 def _pairs(pairs: LayerPairs) -> str:
+    if len(pairs) > MOST_PAIRS:
+        return f"{len(pairs)} pairs"
     return ", ".join(f"{student} <- {teacher}" for student, teacher in pairs)

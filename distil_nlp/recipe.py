@@ -6,6 +6,7 @@ arguments are then checked.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from distil_nlp.recipe_sections import (
     StudentSection,
     TaskSection,
     TeacherSection,
+    WeightingSection,
     folder_name,
     unique,
 )
@@ -65,6 +67,7 @@ class Recipe(Section):
     teacher: TeacherSection
     student: StudentSection
     objectives: Annotated[dict[str, Arguments], BeforeValidator(_mapping)] = Field(default_factory=dict)
+    weighting: WeightingSection | None = None
     training: Arguments = Field(default_factory=dict)
     control: Annotated[
         tuple[Literal["pretrained", "same_start"], ...],
@@ -103,6 +106,8 @@ class Recipe(Section):
         """
         file = find_recipe(path_or_name)
         data, source = recipe_yaml.read(file)
+        if Path(path_or_name).is_file():  # not one that ships with the library
+            source = dataclasses.replace(source, code_folder=file.parent.resolve())
         keys = [recipe_yaml.override(data, source, text) for text in overrides]
         for key in keys:
             for section, _, replaced in (other.partition(".") for other in _REPLACES.get(key, ())):
@@ -118,6 +123,11 @@ class Recipe(Section):
         check_training_arguments(recipe.training, source, ("training",))
         check_training_arguments(recipe.teacher.fine_tune or {}, source, ("teacher", "fine_tune"))
         return recipe
+
+    @property
+    def code_folder(self) -> Path | None:
+        """Where modules with objectives of the user's own lie; None for a recipe that was not named by its path."""
+        return self._source.code_folder
 
     def line_of(self, key: str) -> str:
         """Returns where a dotted key, or else its section, was written: ``file:line:column``."""

@@ -14,6 +14,10 @@ from distil_nlp.recipe_errors import FaultError
 from distil_nlp.wheels import SCHEME, WheelMember
 
 SPLITS = ("train", "validation", "test")
+WEIGHTINGS: dict[str, dict[str, Any]] = {  # parameters and their defaults
+    "uncertainty": {"learning_rate": 0.01},
+    "grad_norm": {"alpha": 1.5, "every": 10, "rate": 0.2},
+}
 
 
 def _threads(value: Any) -> Any:
@@ -79,6 +83,7 @@ def _check_hash(key: str, reference: str | None, sha256: str | None) -> None:
 Count = Annotated[int, Field(strict=True, ge=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(unique)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Sha256 = Annotated[str, AfterValidator(_hash)]
 Word = Annotated[str, Field(min_length=1)]
 
@@ -164,6 +169,37 @@ class StudentSection(Section):
             raise FaultError(found, fix, key=given[-1] if given else "")
         _check_hash("model", self.model, self.sha256)
         return self
+
+
+class WeightingSection(Section):
+    """What adapts the weights of the terms; each method has parameters of its own."""
+
+    method: Literal["uncertainty", "grad_norm"]
+    learning_rate: Positive | None = None
+    alpha: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = None
+    every: Count | None = None
+    rate: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        own = WEIGHTINGS.get(str(values.get("method")), {}) if isinstance(values, dict) else {}
+        return (
+            {**values, **{key: default for key, default in own.items() if values.get(key) is None}} if own else values
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> WeightingSection:
+        for key in self.model_fields_set - {"method"} - set(WEIGHTINGS[self.method]):
+            if getattr(self, key) is not None:
+                fix = f"'{self.method}' has {', '.join(WEIGHTINGS[self.method])}."
+                raise FaultError(f"The method '{self.method}' has no such parameter.", fix, key=key)
+        return self
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The method's parameters by name."""
+        return {key: getattr(self, key) for key in WEIGHTINGS[self.method]}
 
 
 class EvaluationSection(Section):

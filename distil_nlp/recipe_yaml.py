@@ -52,10 +52,12 @@ class Source:
     Args:
         file: The file, as the user named it.
         places: From a path of keys to ``file:line:column`` (counted from 1), or to the override that set it.
+        code_folder: Where modules lie that the recipe may name; None for one that must not run code.
     """
 
     file: str = field(compare=False, default="recipe")
     places: dict[KeyPath, str] = field(compare=False, default_factory=dict)
+    code_folder: Path | None = field(compare=False, default=None)
 
     def known_part(self, path: KeyPath) -> KeyPath:
         """Returns the longest beginning of ``path`` that was written down."""

@@ -24,7 +24,7 @@ STAGES = ("teach", "distill", "control", "evaluate", "export", "bench", "report"
 # The first stage whose result a section of the recipe decides.
 FIRST_STAGE = {
     **dict.fromkeys(("task", "teacher", "seed"), "teach"),
-    **dict.fromkeys(("student", "objectives", "training"), "distill"),
+    **dict.fromkeys(("student", "objectives", "weighting", "training"), "distill"),
     "control": "control",
     "evaluation": "evaluate",
     "export": "export",

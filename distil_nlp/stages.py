@@ -74,11 +74,11 @@ def distill(run: Run) -> dict[str, Any]:
     """Trains the student under the recipe's objectives."""
     teacher = run.parts.load_saved(run.folder.model("teacher"))
     student = run.parts.student(teacher)
-    objectives = run.parts.objectives()
-    result = _train(run, "student", student, arguments=run.recipe.training, teacher=teacher, objectives=objectives)
+    loss = run.parts.loss(student, teacher)
+    result = _train(run, "student", student, arguments=run.recipe.training, teacher=teacher, **loss)
     return {
         **result,
-        "layer_maps": {o.name: o.pairs for o in objectives if isinstance(o, LayerObjective)},
+        "layer_maps": {o.name: o.layer_map for o in loss["objectives"] if isinstance(o, LayerObjective)},
         "student_layers": student.config.get_text_config().num_hidden_layers,
         "teacher_layers": teacher.config.get_text_config().num_hidden_layers,
     }

@@ -13,7 +13,7 @@ PACKAGE = Path(distil_nlp.__path__[0])
 
 FLOORS = {
     0: ["errors", "registry", "signals", "cache", "checksums", "wheels", "references"],
-    1: ["functional", "mapping", "projection", "blocks"],
+    1: ["functional", "mapping", "layer_weights", "projection", "blocks"],
     2: ["capture", "objectives", "teachers", "students", "data"],
     3: ["training", "evaluation", "export", "hub", "report"],
     4: [
@@ -23,6 +23,8 @@ FLOORS = {
         "recipe_arguments",
         "recipe_sections",
         "build",
+        "loss_of_recipe",
+        "outside",
         "preflight",
         "run_folder",
         "ledger_of_run",

@@ -1,7 +1,7 @@
 import pytest
 
 from distil_nlp.errors import ModelError, RecipeError
-from distil_nlp.mapping import LayerMapping
+from distil_nlp.mapping import STRATEGIES, LayerMapping
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,13 @@ from distil_nlp.mapping import LayerMapping
         ("uniform", 6, 12, [(i, 2 * i) for i in range(1, 7)]),
         ("uniform", 5, 12, [(1, 2), (2, 5), (3, 7), (4, 10), (5, 12)]),
         ("uniform", 4, 4, [(1, 1), (2, 2), (3, 3), (4, 4)]),
+        ("first", 3, 6, [(1, 1), (2, 2), (3, 3)]),
         ("last", 2, 6, [(1, 5), (2, 6)]),
+        ("skip", 3, 6, [(1, 2), (2, 4), (3, 6)]),
+        ("skip", 5, 12, [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10)]),
+        ("skip", 4, 6, [(1, 1), (2, 2), (3, 3), (4, 4)]),
+        ("attention", 2, 3, [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]),
+        ("emd", 3, 2, [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]),
         ({1: 3, -1: -1}, 3, 6, [(1, 3), (3, 6)]),
         ([[2, 4]], 3, 6, [(2, 4)]),
     ],
@@ -32,6 +38,18 @@ def test_blocks_that_do_not_exist_are_refused(spec):
         LayerMapping(spec).resolve(3, 6)
 
 
-def test_a_deeper_student_needs_explicit_pairs():
+@pytest.mark.parametrize("spec", ["uniform", "first", "last", "skip"])
+def test_a_deeper_student_needs_explicit_pairs(spec):
     with pytest.raises(ModelError, match="explicitly"):
-        LayerMapping("uniform").resolve(8, 6)
+        LayerMapping(spec).resolve(8, 6)
+
+
+def test_pairs_that_are_to_be_chosen_are_asked_for():
+    with pytest.raises(ModelError, match="choose_layers"):
+        LayerMapping("cka").resolve(3, 6)
+
+
+def test_which_are_learned_and_which_are_chosen():
+    assert [name for name in STRATEGIES if LayerMapping(name).weighted] == ["attention", "emd"]
+    assert [name for name in STRATEGIES if LayerMapping(name).to_be_chosen] == ["cka"]
+    assert not LayerMapping({1: 1}).weighted

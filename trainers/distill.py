@@ -37,12 +37,12 @@ else:
     parser.error(f"there is no teacher in {folder / 'teacher'}: run trainers/fine_tune.py {options.recipe} first")
 student = parts.student(teacher)
 
-# 3. Training under the recipe's objectives. A list of your own works as well:
-#    [TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0), HiddenStates(), Attentions()]
+# 3. Training under the recipe's loss. Objectives of your own work as well:
+#    objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0), HiddenStates(), Attentions()]
 trainer = parts.trainer(
     student,
     teacher=teacher,
-    objectives=parts.objectives(),
+    **parts.loss(student, teacher),
     arguments=recipe.training,
     output_dir=folder / "checkpoints" / "student",
 )

@@ -13,6 +13,7 @@ from distil_nlp.capture import has_plain_vocabulary_head
 from distil_nlp.objectives import Objective
 from distil_nlp.objectives.vocabulary import vocabulary_terms
 from distil_nlp.signals import Batch, Needs, Signals, at_items, item_labels
+from distil_nlp.training.weighting import Weighting
 
 
 def needs_of(objectives: Sequence[Objective]) -> tuple[Needs, Needs]:
@@ -24,13 +25,19 @@ def needs_of(objectives: Sequence[Objective]) -> tuple[Needs, Needs]:
     return student, teacher
 
 
-def needs_of_a_step(objectives: Sequence[Objective], model: PreTrainedModel) -> tuple[Needs, Needs]:
+def needs_of_a_step(
+    objectives: Sequence[Objective], model: PreTrainedModel, weighting: Weighting | None = None
+) -> tuple[Needs, Needs]:
     """What training asks of student and teacher.
 
     A vocabulary head is run by the loss, at the items alone and a few at a time, if everything that reads it agrees
-    to that.
+    to that; a weighting that looks at each term's gradient does not.
     """
     needs = needs_of(objectives)
+    if weighting is not None:
+        needs = needs[0] | weighting.needs, needs[1]
+        if weighting.by_term:
+            return needs
     readers = [objective for objective in objectives if objective.student_needs.head]
     if not readers or not all(objective.by_item for objective in readers) or not has_plain_vocabulary_head(model):
         return needs

@@ -19,10 +19,12 @@ from distil_nlp.errors import ModelError, TrainingError
 from distil_nlp.objectives import Objective
 from distil_nlp.signals import Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
+from distil_nlp.training.callbacks import scheduled_values
 from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
 from distil_nlp.training.checks import check_arguments, checked_objectives
 from distil_nlp.training.sampler import SeededLengthGroupedSampler
 from distil_nlp.training.terms import loss_terms, needs_of, needs_of_a_step
+from distil_nlp.training.weighting import Weighting
 
 OBJECTIVES_FILE = "objectives.safetensors"
 
@@ -42,6 +44,7 @@ class DistillationTrainer(Trainer):
         model: The student.
         teacher: A transformers model or a :class:`~distil_nlp.teachers.Teacher`; None trains without one.
         objectives: The terms of the loss; ``[TaskLoss()]``, fine-tuning, if there is no teacher and none is given.
+        weighting: Adapts how much each term counts (:class:`~distil_nlp.training.Weighting`), if given.
         **kwargs: As for :class:`transformers.Trainer`.
 
     Raises:
@@ -56,6 +59,7 @@ class DistillationTrainer(Trainer):
         *,
         teacher: PreTrainedModel | Teacher | None = None,
         objectives: Sequence[Objective] | None = None,
+        weighting: Weighting | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, **kwargs)
@@ -70,18 +74,27 @@ class DistillationTrainer(Trainer):
         shape = describe(model)
         for objective in self._objectives():
             objective.bind(shape, self.teacher.shape if self.teacher else None)
-        self.objectives.to(self.args.device)
+        self.weighting = weighting
+        if weighting is not None:
+            weighting.bind(list(self._objectives()), shape)
+        # All that has a state beside the student's: the objectives, and after them the weighting.
+        self._added = nn.ModuleList([*self.objectives, *([] if weighting is None else [weighting])])
+        self._added.to(self.args.device)
         student_needs, teacher_needs = needs_of(list(self._objectives()))
         self.needs = {
-            True: needs_of_a_step(list(self._objectives()), model),
+            True: needs_of_a_step(list(self._objectives()), model, weighting),
             False: (student_needs | Needs(logits=True), teacher_needs),  # metrics read logits
         }
         if student_needs.attentions:
             prepare_attention(model, "student")
         if self.teacher:
             self.teacher.prepare(teacher_needs | self.needs[True][1], self.args.device)
-        self._terms = torch.zeros(len(self.objectives), device=self.args.device)
+        self._names = [objective.name for objective in self._objectives()]
+        if weighting is not None and weighting.own_term is not None:
+            self._names.append(weighting.own_term)
+        self._terms = torch.zeros(len(self._names), device=self.args.device)
         self._steps = 0  # optimizer steps that are in _terms
+        self._micro_batches = 1
 
     # ---- loss ----
 
@@ -92,11 +105,12 @@ class DistillationTrainer(Trainer):
 
         Data-parallel training averages gradients over processes, so each process divides by its share.
         """
-        self.objectives.zero_grad()  # transformers clears the student's gradients only
+        self._added.zero_grad()  # transformers clears the student's gradients only
         self._steps += 1
         batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if isinstance(counts, Tensor) and self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts, "mean")
+        self._micro_batches = len(batches)
+        if isinstance(counts, Tensor):
+            counts = self._mean(counts)
         return batches, counts  # type: ignore[return-value]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
@@ -118,7 +132,12 @@ class DistillationTrainer(Trainer):
         headless = self.args.world_size > 1 and not student_needs.head
         teacher = self.teacher(inputs, teacher_needs) if self.teacher else Signals()
         student = capture(model, inputs, student_needs | Needs(logits=headless))
+        if self.weighting is not None:
+            self.weighting.apply_balances()
         loss, terms = loss_terms(list(self._objectives()), student, teacher, inputs, num_items_in_batch)
+        if self.weighting is not None:
+            own = self.weighting(terms, student, 1 / self._micro_batches if num_items_in_batch is not None else 1.0)
+            loss, terms = (loss, terms) if own is None else (loss + own, [*terms, own])
         if headless and student.logits is not None:
             loss = loss + 0.0 * student.logits.sum()  # DDP waits for the gradient of all that made an output
         if model.training:
@@ -138,10 +157,11 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term since the last log beside the loss."""
         if "loss" in logs:
-            terms = self._terms if self.args.world_size == 1 else self.accelerator.reduce(self._terms, "mean")
-            means = [term / max(self._steps, 1) for term in terms.tolist()]
+            means = [term / max(self._steps, 1) for term in self._mean(self._terms).tolist()]
             self._refuse_non_finite(means)
-            logs.update({o.name: mean for o, mean in zip(self._objectives(), means, strict=True)})
+            logs.update(zip(self._names, means, strict=True))
+            logs.update(scheduled_values(self.callback_handler.callbacks))
+            logs.update(self.weighting.logs() if self.weighting is not None else {})
             self._forget_terms()
         super().log(logs, start_time)
 
@@ -169,16 +189,26 @@ class DistillationTrainer(Trainer):
                 "It holds the student's parameters only.",
                 "Leave `optimizers` out, or add [p for o in objectives for p in o.parameters()] after construction.",
             )
+        if self.weighting is not None:
+            self.weighting.add_parameters(optimizer)
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """A micro-batch; the last of a step also averages the objectives' gradients over the processes."""
+        """A micro-batch; the last of a step also ends it for the objectives, in all processes alike."""
         loss: Tensor = super().training_step(*args, **kwargs)
-        if self.args.world_size > 1 and self.accelerator.sync_gradients:
-            for parameter in self.objectives.parameters():
+        if self.accelerator.sync_gradients:
+            for parameter in self._added.parameters():
                 if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+                    parameter.grad = self._mean(parameter.grad)
+            for objective in self._objectives():
+                objective.end_step(self._mean)
+            if self.weighting is not None:
+                self.weighting.end_step(self._mean)
         return loss
+
+    def _mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes."""
+        return self.accelerator.reduce(tensor, "mean") if self.args.world_size > 1 else tensor
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         return super()._clip_grad_norm(self._trained())
@@ -219,14 +249,14 @@ class DistillationTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        state = self.objectives.state_dict()
+        state = self._added.state_dict()
         if state and self.args.should_save:
             save_file(state, str(Path(output_dir) / OBJECTIVES_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint and self.objectives.state_dict():
-            self.objectives.load_state_dict(load_file(str(Path(checkpoint) / OBJECTIVES_FILE)))
+        if checkpoint and self._added.state_dict():
+            self._added.load_state_dict(load_file(str(Path(checkpoint) / OBJECTIVES_FILE)))
 
     # ---- what the two models read, and what is refused ----
 
@@ -243,7 +273,7 @@ class DistillationTrainer(Trainer):
                 yield objective
 
     def _refuse_non_finite(self, means: list[float]) -> None:
-        terms = {o.name: mean for o, mean in zip(self._objectives(), means, strict=True)}
+        terms = dict(zip(self._names, means, strict=True))
         broken = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value))]
         if broken:
             raise TrainingError(

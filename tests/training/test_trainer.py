@@ -46,7 +46,9 @@ def objectives():
     return [TaskLoss(weight=0.5), LogitsKL(weight=0.7), HiddenStates(weight=2.0), Attentions(weight=30.0)]
 
 
-def make_trainer(folder, *, item="example", terms=None, student=None, teacher=True, callbacks=None, **arguments):
+def make_trainer(
+    folder, *, item="example", terms=None, student=None, teacher=True, callbacks=None, weighting=None, **arguments
+):
     arguments = {
         "per_device_train_batch_size": 8,
         "max_steps": 1,
@@ -64,6 +66,7 @@ def make_trainer(folder, *, item="example", terms=None, student=None, teacher=Tr
         model=student or tiny_model(item=item, seed=1, hidden_size=16, **NO_DROPOUT),
         teacher=tiny_model(item=item, seed=2) if teacher is True else teacher or None,
         objectives=objectives() if terms is None else terms,
+        weighting=weighting,
         args=TrainingArguments(output_dir=str(folder), **arguments),
         train_dataset=rows(item),
         data_collator=collate,
