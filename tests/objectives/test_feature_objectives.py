@@ -266,6 +266,8 @@ def test_minilm_v2_of_a_causal_model_with_grouped_queries(relation):
 def test_objectives_on_attention_take_every_family(objective, family):
     item = "next_token" if family in ("llama", "gpt2") else "example"
     student, teacher = (tiny_model(family, item, seed=s) for s in (1, 2))
+    if not describe(student).attention_inputs:
+        pytest.skip(f"{family} does not use AttentionInterface in this version of transformers")
     for model in (student, teacher):
         prepare_attention(model, "student")
     loss = run(objective(), student, teacher, make(item))
