@@ -10,16 +10,17 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import logging
 
-from distil_nlp.blocks import Blocks, find_blocks, prediction_item
+from distil_nlp.blocks import Blocks, find_blocks, inner_model, is_seq2seq, prediction_item
 from distil_nlp.errors import ModelError
 from distil_nlp.signals import (
+    IGNORED,
+    LABEL_NAMES,
     Batch,
     Needs,
     SelfAttention,
@@ -165,10 +166,13 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
     Raises:
         ModelError: if attention is needed of a model that :func:`prepare_attention` has not seen.
     """
-    core = extract_model_from_parallel(model)
+    core = inner_model(model)
     known = inspect.signature(core.forward).parameters
-    label_names = () if needs.loss else ("labels", "start_positions", "end_positions")
+    label_names = () if needs.loss else LABEL_NAMES
     inputs = {name: value for name, value in batch.items() if name in known and name not in label_names}
+    inputs |= _decoder_inputs(core, batch)
+    if needs.loss and "labels" in inputs and not inputs["labels"].is_floating_point():
+        inputs["labels"] = inputs["labels"].clamp(min=IGNORED)  # the model's own loss knows no other
     signals = Signals(attention_mask=valid_tokens(batch))
     if not (needs.hidden_states or needs.attentions or needs.vocabulary):
         return _read_output(signals, model(**inputs)) if needs.head else signals
@@ -200,6 +204,18 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         signals.vocabulary = VocabularyHead(recorder.head_input, head, str(prediction_item(core)))
         return signals
     return _read_output(signals, output)
+
+
+def _decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """What an encoder-decoder's decoder reads: the labels, one place later, after the token that it starts with.
+
+    Without it some models (BART) would take the encoder's input in its place, without a word.
+    """
+    given = batch.get("labels") is None or "decoder_input_ids" in batch or "decoder_inputs_embeds" in batch
+    if given or not is_seq2seq(model):
+        return {}
+    prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    return {"labels": batch["labels"]} if prepare is None else {"decoder_input_ids": prepare(labels=batch["labels"])}
 
 
 @contextmanager

@@ -85,7 +85,7 @@ class EarthMover(LayerWeights):
     The plan is a constant for the gradient.
 
     References:
-        Li et al. (2020), arXiv:2010.06133, section 3, who solve for each batch with that batch's costs, and share the
+        Li et al. (2020), arXiv:2010.06133 (BERT-EMD), who solve for each batch with that batch's costs, and share the
         layer weights between hidden states and attention maps; here each objective has its own. For the layer weights
         see :func:`~distil_nlp.functional.transport.layer_weights_by_cost`.
     """
@@ -132,9 +132,10 @@ class LayerAttention(LayerWeights):
         width: a.
 
     References:
-        Passban et al. (2021), arXiv:2012.14022 (ALP-KD), who match a mixture of the teacher's representations; Chen et
-        al. (2021), arXiv:2012.03236 (SemCKD), who weight the losses, as is done here. Both let the losses themselves
-        train the attention.
+        Passban et al. (2021), arXiv:2012.14022 (ALP-KD), who match a mixture of the teacher's representations, under
+        a softmax of their inner products with the student's, with nothing to learn. Chen et al. (2021),
+        arXiv:2012.03236 (SemCKD), who weight the losses, as is done here; there queries and keys come from the
+        similarities of a layer's representations within the batch, and the losses themselves train the attention.
     """
 
     difficulty: Tensor

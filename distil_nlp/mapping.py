@@ -38,9 +38,9 @@ class LayerMapping:
         RecipeError: for an unknown strategy or malformed pairs.
 
     References:
-        Jiao et al. (2020), arXiv:1909.10351, section 4.4: "uniform", "top" (here ``last``) and "bottom" (``first``).
-        Sun et al. (2019), arXiv:1908.09355, section 3: "PKD-Skip" (here ``skip``) and "PKD-Last". There the student's
-        last block follows none, since its prediction does; here it does.
+        Jiao et al. (2020), arXiv:1909.10351, "effects of mapping function": "uniform", "top" (here ``last``) and
+        "bottom" (``first``). Sun et al. (2019), arXiv:1908.09355, section 3.2: "PKD-Skip" (here ``skip``) and
+        "PKD-Last". There the student's last block follows none, since its prediction does; here it does.
     """
 
     def __init__(self, spec: MappingSpec = "uniform") -> None:

@@ -102,9 +102,10 @@ class Projection(nn.Module):
         ModelError: if the widths differ and the kind is ``"none"``.
 
     References:
-        Romero et al. (2015), arXiv:1412.6550, section 2.2; Jiao et al. (2020), arXiv:1909.10351, eq. 8, which
-        shares one matrix among all layers; Miles, Elezi, Deng (2024), arXiv:2403.06213, for orthogonal maps (there
-        a matrix exponential keeps them so, here a QR decomposition).
+        Romero et al. (2015), arXiv:1412.6550, section 2.2; Jiao et al. (2020), arXiv:1909.10351, eq. 8, whose code
+        shares one matrix among all layers; Miles, Elezi, Deng (2024), arXiv:2403.06213, for orthogonal maps (there of
+        the student's features, kept so by a matrix exponential, and with a normalisation for each task; here by a QR
+        decomposition, and without).
     """
 
     def __init__(self, spec: ProjectionSpec = "auto", *, student_width: int, teacher_width: int, count: int) -> None:

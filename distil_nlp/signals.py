@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Batch = Mapping[str, Any]
+LABEL_NAMES = ("labels", "start_positions", "end_positions")
+IGNORED = -100  # of a token: nothing is predicted there; of an example or a span: what is right is not known
+UNLABELLED = -101  # of a token: something is predicted there, but what is right is not known
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,14 @@ class SelfAttention:
     value: Tensor | None = None
 
 
+class ItemLogits(Protocol):
+    """Logits at the items that have not been computed, or not been laid out in full."""
+
+    def logits(self, rows: slice) -> Tensor:
+        """Those of some of the items, ``[rows, vocab]``."""
+        ...
+
+
 @dataclass(frozen=True)
 class VocabularyHead:
     """A vocabulary head and what it is given at the items: logits that have not been computed.
@@ -90,6 +102,10 @@ class VocabularyHead:
     linear: nn.Linear
     item: str
 
+    def logits(self, rows: slice) -> Tensor:
+        """Runs the head on some of the items: ``[rows, vocab]``."""
+        return F.linear(self.inputs[rows], self.linear.weight, self.linear.bias)
+
 
 @dataclass
 class Signals:
@@ -103,6 +119,7 @@ class Signals:
         attentions: Self-attention by block number.
         attention_mask: ``[batch, tokens]``, true where a token is not padding.
         vocabulary: The head over a vocabulary, not yet run.
+        item_logits: In its place, logits at the items of a teacher that is not one model with such a head.
         output: The model's own output, whole.
     """
 
@@ -112,6 +129,7 @@ class Signals:
     attentions: dict[int, SelfAttention] = field(default_factory=dict)
     attention_mask: Tensor | None = None
     vocabulary: VocabularyHead | None = None
+    item_logits: ItemLogits | None = None
     output: Any = None
 
 
@@ -127,6 +145,8 @@ class Shape:
         item: What one prediction is: ``example``, ``token``, ``next_token`` or ``span``; None without a head.
         problem: ``regression``, ``multi_label_classification`` or None for one class out of many.
         attention_inputs: Whether queries, keys and values can be captured; finished maps only if not.
+        attention_width: Width of the queries of all heads of a block together, and of its keys and values once these
+            are repeated for each query head that reads them; None where the configuration does not give one number.
     """
 
     num_layers: int
@@ -136,6 +156,7 @@ class Shape:
     item: str | None = None
     problem: str | None = None
     attention_inputs: bool = True
+    attention_width: int | None = None
 
 
 def valid_tokens(batch: Batch) -> Tensor:
@@ -152,6 +173,14 @@ def valid_tokens(batch: Batch) -> Tensor:
     return torch.ones(reference.shape, dtype=torch.bool, device=reference.device)
 
 
+def _predicting(batch: Batch) -> Tensor:
+    """Which positions make predictions in a batch without labels: a decoder's, where it reads inputs of its own."""
+    decoder = batch.get("decoder_input_ids")
+    if decoder is None:
+        return valid_tokens(batch)
+    return valid_tokens({"input_ids": decoder, "attention_mask": batch.get("decoder_attention_mask")})
+
+
 def item_labels(batch: Batch, item: str | None) -> Tensor | None:
     """The labels of the predictions that count, as :func:`valid_items` orders them.
 
@@ -166,6 +195,23 @@ def item_labels(batch: Batch, item: str | None) -> Tensor | None:
     if labels is None or item not in ("token", "next_token"):
         return labels
     return (labels[:, 1:] if item == "next_token" else labels)[valid_items(batch, item)]  # position t predicts t + 1
+
+
+def labelled_items(batch: Batch, item: str | None) -> Tensor:
+    """Of which predictions that count the right one is known, as :func:`valid_items` orders them.
+
+    It is not for a class of ``-100`` (of a token ``-101``), a span that starts at ``-100``, and a number that is NaN:
+    of those only the teacher speaks.
+
+    Returns:
+        ``[items]`` boolean; all true for a batch without labels.
+    """
+    labels = item_labels(batch, item)
+    if labels is None:
+        valid = valid_items(batch, item)
+        return torch.ones(int(valid.sum()), dtype=torch.bool, device=valid.device)
+    known = ~labels.isnan() if labels.is_floating_point() else labels > IGNORED
+    return known.flatten(1).all(-1) if known.dim() > 1 else known
 
 
 def at_items(tensor: Tensor, batch: Batch, item: str | None) -> Tensor:
@@ -192,13 +238,13 @@ def valid_items(batch: Batch, item: str | None) -> Tensor:
         item: As in :class:`Shape`.
 
     Returns:
-        Boolean, ``[batch]`` for examples and spans, ``[batch, tokens]`` for tokens, and ``[batch, tokens - 1]`` for
-        next tokens (position t predicts token t + 1). ``-100`` never counts; without labels every token that is
-        not padding does.
+        Boolean, ``[batch]`` for examples and spans, ``[batch, tokens]`` for tokens (of a decoder, the target's),
+        and ``[batch, tokens - 1]`` for next tokens (position t predicts token t + 1). ``-100`` never counts; without
+        labels every token that is not padding does, and ``-101`` is a token whose label is not known.
     """
     if item in ("example", "span", None):
         tokens = valid_tokens(batch)
         return torch.ones(tokens.shape[:1], dtype=torch.bool, device=tokens.device)
     labels = batch.get("labels")
-    valid = valid_tokens(batch) if labels is None else labels != -100
+    valid = _predicting(batch) if labels is None else labels != -100
     return valid[:, 1:] if item == "next_token" else valid

@@ -50,8 +50,8 @@ def attention_mse(student: SelfAttention, teacher: SelfAttention, valid: Tensor)
         ``[batch]``, float32 (float64 for float64 input).
 
     References:
-        Jiao et al. (2020), arXiv:1909.10351, eq. 7; on probabilities instead of unnormalised scores, as in
-        Aguilar et al. (2020), arXiv:1910.03723, and without padding.
+        Jiao et al. (2020), arXiv:1909.10351, eq. 7; on probabilities instead of unnormalised scores, which they found
+        the better target, and without padding.
     """
     if valid.device.type != "cpu":
         return _batched_mse(student, teacher, valid)

@@ -41,7 +41,7 @@ def attention_kl(student: SelfAttention, teacher: SelfAttention, valid: Tensor) 
         ``[batch]``, in nats, float32 (float64 for float64 input); 0 for an example without tokens.
 
     References:
-        Wang et al. (2020), arXiv:2002.10957, section 3.1.
+        Wang et al. (2020), arXiv:2002.10957, eq. 6.
     """
     if valid.device.type != "cpu" or student.query is None:
         return _batched_kl(student, teacher, valid)

@@ -78,7 +78,7 @@ def generalized_jsd(
         ``[...]``, in nats, float32 (float64 for float64 input); at most :math:`T^2 \log 2` for :math:`\beta = 0.5`.
 
     References:
-        Agarwal et al. (2024), arXiv:2306.13649, section 2, without T². The two ends are as in TRL's ``GKDTrainer``.
+        Agarwal et al. (2024), arXiv:2306.13649, eq. 1, without T². The two ends are as in TRL's ``GKDTrainer``.
     """
     if beta in (0, 1):
         divergence = reverse_kl_divergence if beta else kl_divergence
@@ -113,7 +113,7 @@ def skew_kl_divergence(
         ``[...]``, in nats, float32 (float64 for float64 input); at most :math:`-T^2 \log \alpha`.
 
     References:
-        Ko et al. (2024), arXiv:2402.03898, section 3.1, without T².
+        Ko et al. (2024), arXiv:2402.03898 (SKL and SRKL), without T².
     """
     student, teacher = (log_probabilities(z, temperature) for z in (student_logits, teacher_logits))
     first, second = (student, teacher) if reverse else (teacher, student)
@@ -137,7 +137,7 @@ def total_variation(student_logits: Tensor, teacher_logits: Tensor, *, temperatu
         ``[...]``, 0 to T², float32 (float64 for float64 input).
 
     References:
-        Wen et al. (2023), arXiv:2307.15190, the variant on total variation distance, without T².
+        Wen et al. (2023), arXiv:2307.15190, the variant on total variation distance; T² as in their code.
     """
     student, teacher = (log_probabilities(z, temperature).exp() for z in (student_logits, teacher_logits))
     return (teacher - student).abs().sum(-1) * (temperature**2 / 2)
@@ -217,7 +217,8 @@ def standardize(logits: Tensor) -> Tensor:
         The same shape, float32 (float64 for float64); zeros where all of an item's logits are equal.
 
     References:
-        Sun et al. (2024), arXiv:2403.01427, eq. 12 (the population's standard deviation, as in their code).
+        Sun et al. (2024), arXiv:2403.01427, with the population's standard deviation. Their code takes the sample's,
+        over one class less: the same as a temperature that is larger by :math:`\sqrt{C / (C - 1)}` for C classes.
     """
     logits = _at_least_float32(logits)
     centred = logits - logits.mean(-1, keepdim=True)

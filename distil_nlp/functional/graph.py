@@ -57,7 +57,7 @@ def propagate(features: Tensor, adjacency: Tensor, valid: Tensor, *, steps: int)
         ``[graphs, nodes, width]``, float32 (float64 for float64 input), zeros at nodes that are not valid.
 
     References:
-        Wu et al. (2019), arXiv:1902.07153, section 2.2 (simple graph convolution), without its classifier.
+        Wu et al. (2019), arXiv:1902.07153 (simple graph convolution), without its classifier.
     """
     states = _masked(features, valid)
     degrees = 1 + adjacency.sum(-1, keepdim=True)
@@ -82,8 +82,8 @@ def edge_difference(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
         ``[graphs, nodes]``, float32 (float64 for float64 input), 0 at nodes that are not valid or alone.
 
     References:
-        Liu et al. (2019), CVPR, "Knowledge Distillation via Instance Relationship Graph", section 3: the edges of their
-        graph are squared Euclidean distances.
+        Liu et al. (2019), CVPR, "Knowledge Distillation via Instance Relationship Graph": the edges of their graph are
+        squared Euclidean distances.
     """
     units = [unit(_masked(states, valid)) for states in (student, teacher)]
     similarities = [each @ each.transpose(1, 2) for each in units]

@@ -86,7 +86,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
         ``[examples]``, float32 (float64 for float64 input); their mean is :math:`\| G^s - G^t \|_F^2 / n^2`.
 
     References:
-        Tung & Mori (2019), arXiv:1907.09682, section 3.
+        Tung & Mori (2019), arXiv:1907.09682.
     """
     student, teacher = _at_least_float32(student, teacher)
     ours, theirs = unit(student @ student.T), unit(teacher @ teacher.T)
@@ -109,8 +109,8 @@ def probability_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         ``[examples]``, in nats, float32 (float64 for float64 input); zeros for fewer than three examples.
 
     References:
-        Passalis & Tefas (2018), arXiv:1803.10837, section 3, with the cosine kernel. The authors' code counts an
-        example as its own neighbour and takes the mean over all n² entries.
+        Passalis & Tefas (2018), arXiv:1803.10837, with the cosine kernel. The authors' code counts an example as its
+        own neighbour and takes the mean over all n² entries.
     """
     student, teacher = _at_least_float32(student, teacher)
     other = _others(student)
@@ -156,7 +156,7 @@ def margin_mse(student: Tensor, teacher: Tensor, *, group: Tensor | None = None)
         ``[examples]``, float32 (float64 for float64 input); 0 for an example without a partner.
 
     References:
-        Hofstätter et al. (2020), arXiv:2010.02666, section 3, where a pair is two passages of one query.
+        Hofstätter et al. (2020), arXiv:2010.02666, where a pair is two passages of one query.
     """
     student, teacher = _at_least_float32(student, teacher)
     partners = _others(student)

@@ -55,7 +55,7 @@ def normalized_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
         ``[...]``, in float32, or in float64 if either side is.
 
     References:
-        Sun et al. (2019), arXiv:1908.09355, eq. 7 (their code averages over the width).
+        Sun et al. (2019), arXiv:1908.09355, section 3.2 (their code averages over the width).
     """
     return (unit(student) - unit(teacher)).square().sum(-1)
 

@@ -33,8 +33,8 @@ def self_attention_relation(attention: SelfAttention, of: str, *, heads: int) ->
         ModelError: if ``heads`` does not divide the width.
 
     References:
-        Wang et al. (2021), arXiv:2012.15828, eq. 7 and 8; for values and one relation head for each attention head
-        Wang et al. (2020), arXiv:2002.10957, section 3.2.
+        Wang et al. (2021), arXiv:2012.15828; for values and one relation head for each attention head Wang et al.
+        (2020), arXiv:2002.10957, eq. 7 and 8.
     """
     vectors: Tensor = getattr(attention, of)
     repeats = attention.query.shape[1] // vectors.shape[1]  # type: ignore[union-attr]

@@ -30,8 +30,8 @@ def transport_plan(costs: Tensor, student_weights: Tensor, teacher_weights: Tens
         TrainingError: for costs that are not finite.
 
     References:
-        Li et al. (2020), arXiv:2010.06133, section 3, on Rubner et al. (2000). Both sides' weights sum to 1 here, so
-        that all of them is moved.
+        Li et al. (2020), arXiv:2010.06133, on Rubner et al. (2000). Both sides' weights sum to 1 here, so that all of
+        them is moved.
     """
     distances = costs.detach().cpu().double().numpy()
     if not np.isfinite(distances).all():
@@ -72,9 +72,9 @@ def layer_weights_by_cost(costs: Tensor, plan: Tensor, *, dim: int) -> Tensor:
         Weights that sum to 1, float64, on the CPU.
 
     References:
-        Li et al. (2020), arXiv:2010.06133, section 3 ("cost attention"). There the exponent is the sum of the costs
-        over :math:`c_i`, divided by a temperature: without bound where a layer costs almost nothing, as one that was
-        copied from the teacher does, which then takes all the weight.
+        Li et al. (2020), arXiv:2010.06133 ("cost attention"). There the exponent is the sum of the costs over
+        :math:`c_i`, divided by a temperature: without bound where a layer costs almost nothing, as one that was copied
+        from the teacher does, which then takes all the weight.
     """
     plan, costs = plan.cpu().double(), costs.cpu().double()
     unit_costs = (plan * costs).sum(dim) / plan.sum(dim).clamp(min=1e-12)

@@ -23,6 +23,7 @@ from distil_nlp.objectives.minilm_v2 import MiniLMv2
 from distil_nlp.objectives.pkt import PKT
 from distil_nlp.objectives.relation_graph import RelationGraph
 from distil_nlp.objectives.rkd import RKD
+from distil_nlp.objectives.sentence_embeddings import SentenceEmbeddings
 from distil_nlp.objectives.similarity_preserving import SimilarityPreserving
 from distil_nlp.objectives.task_loss import TaskLoss
 
@@ -52,6 +53,7 @@ __all__ = [
     "MiniLMv2",
     "Objective",
     "RelationGraph",
+    "SentenceEmbeddings",
     "SimilarityPreserving",
     "TaskLoss",
 ]

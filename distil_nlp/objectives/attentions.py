@@ -47,9 +47,9 @@ class Attentions(AttentionObjective):
         weight: Factor on the term in the total.
 
     References:
-        Jiao et al. (2020), arXiv:1909.10351, eq. 7, for scores (their code counts padding, as 0); on probabilities as
-        in Aguilar et al. (2020), arXiv:1910.03723, section 3.2; ``kl`` as in Wang et al. (2020), arXiv:2002.10957,
-        section 3.1, of the last layer. Mean over layers instead of their sum.
+        Jiao et al. (2020), arXiv:1909.10351, eq. 7, for scores (their code counts padding, as 0), which they found a
+        better target than probabilities; ``kl`` as in Aguilar et al. (2020), arXiv:1910.03723, layer by layer, and in
+        Wang et al. (2020), arXiv:2002.10957, eq. 6, of the last layer. Mean over layers instead of their sum.
     """
 
     name = "attentions"

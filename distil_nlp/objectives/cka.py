@@ -34,7 +34,7 @@ class CKA(TokenRelationObjective):
     References:
         Kornblith et al. (2019), arXiv:1905.00414, section 3 (linear CKA). Over the tokens of one example as in the
         intra-feature loss of Jung et al. (2022), arXiv:2204.08922, so that micro-batches add up to the batch; there
-        the loss is minus the logarithm of the batch's mean, here 1 minus it.
+        the loss is minus the logarithm of the batch's mean, here 1 minus it, and padding counts in their code.
     """
 
     name = "cka"

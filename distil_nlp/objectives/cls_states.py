@@ -30,9 +30,10 @@ class ClsStates(FeatureObjective):
         weight: Factor on the term in the total.
 
     References:
-        Sun et al. (2019), arXiv:1908.09355, eq. 7. There the sum over layers and examples, and student and teacher
-        are equally wide; here the mean over both, and a projection where they are not. Their mappings leave the last
-        layer out, which the loss on predictions reaches; here it takes part unless ``mapping`` leaves it out.
+        Sun et al. (2019), arXiv:1908.09355, section 3.2. There the sum over layers and examples, and student and
+        teacher are equally wide; here the mean over both, and a projection where they are not. Their code takes the
+        mean over the width, too: for vectors d wide, a weight there is d times what it is here. Their mappings leave
+        the last layer out, which the loss on predictions reaches; here it takes part unless ``mapping`` leaves it out.
     """
 
     name = "cls_states"

@@ -38,12 +38,12 @@ class Contrastive(ExampleObjective):
         weight: Factor on the term in the total.
 
     References:
-        Tian et al. (2020), arXiv:1910.10699 (CRD), section 3, and Sun et al. (2020), arXiv:2009.14167 (CoDIR), section
-        3; both directions and the temperature as in their code. Both take many negatives from a memory bank (CoDIR, in
-        fine-tuning, examples with other labels), project both sides to 128 and, in code, take noise-contrastive
-        estimation. Here negatives are the other examples of the micro-batch, whatever their labels, only the student is
-        projected, to the teacher's width, and the loss is a softmax. CoDIR concatenates the layers; here each pair has
-        a term of its own.
+        Tian et al. (2020), arXiv:1910.10699 (CRD), and Sun et al. (2020), arXiv:2009.14167 (CoDIR); both directions
+        and the temperature as in their code. Both take many negatives from a memory bank (CoDIR, in fine-tuning,
+        examples with other labels), project both sides to 128 and, in code, take noise-contrastive estimation. Here
+        negatives are the other examples of the micro-batch, whatever their labels, only the student is projected, to
+        the teacher's width, and the loss is a softmax. CoDIR concatenates the layers; here each pair has a term of its
+        own.
     """
 
     name = "contrastive"

@@ -29,7 +29,7 @@ class Gram(TokenRelationObjective):
 
     References:
         Liu et al. (2019), arXiv:1903.04197, "pair-wise distillation", with tokens for pixels, and a mean over layers.
-        Bhattarai et al. (2025), arXiv:2509.25253, find Gram matrices a good target for language models. The Gram
+        Bhattarai et al. (2025), arXiv:2509.25253, propose Gram matrices as a target for language models. The Gram
         matrices of Yim et al. (2017, "A gift from knowledge distillation") are ``[width, width]`` and bound to widths.
     """
 

@@ -40,10 +40,10 @@ class HiddenStates(FeatureObjective):
         weight: Factor on the term in the total.
 
     References:
-        Romero et al. (2015), arXiv:1412.6550, eq. 3; Jiao et al. (2020), arXiv:1909.10351, eq. 8; ``cosine``: Sanh
-        et al. (2019), arXiv:1910.01108, section 2, of the last layer; ``normalized``: Sun et al. (2019),
-        arXiv:1908.09355, eq. 7, of all tokens instead of the first. Where they sum over layers, here it is the mean,
-        so that a weight means the same for any depth.
+        Romero et al. (2015), arXiv:1412.6550, eq. 3 (half a sum over the width); Jiao et al. (2020),
+        arXiv:1909.10351, eq. 8; ``cosine``: Sanh et al. (2019), arXiv:1910.01108, section 2, of the last layer;
+        ``normalized``: Sun et al. (2019), arXiv:1908.09355, section 3.2, of all tokens instead of the first. Where
+        they sum over layers, here it is the mean, so that a weight means the same for any depth.
     """
 
     name = "hidden_states"

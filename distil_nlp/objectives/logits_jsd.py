@@ -30,7 +30,7 @@ class LogitsJSD(LogitsObjective):
         weight: Factor on the term in the total.
 
     References:
-        Agarwal et al. (2024), arXiv:2306.13649, section 2, on the data's own sequences. The two ends are as in TRL's
+        Agarwal et al. (2024), arXiv:2306.13649, eq. 1, on the data's own sequences. The two ends are as in TRL's
         ``GKDTrainer``; the factor T² is ours (TRL divides logits by T and leaves the loss as it is).
     """
 

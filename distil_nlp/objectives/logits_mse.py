@@ -28,9 +28,8 @@ class LogitsMSE(LogitsObjective):
         weight: Factor on the term in the total.
 
     References:
-        Ba, Caruana (2014), arXiv:1312.6184, section 2;
-        Kim et al. (2021), arXiv:2105.08919. A mean over classes, where
-        those sum; for multi-label classification the mean over labels of each label's logit.
+        Ba, Caruana (2014), arXiv:1312.6184, section 2; Kim et al. (2021), arXiv:2105.08919. A mean over classes, where
+        those sum (and the former halve); for multi-label classification the mean over labels of each label's logit.
     """
 
     name = "logits_mse"

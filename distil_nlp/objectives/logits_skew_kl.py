@@ -32,9 +32,9 @@ class LogitsSkewKL(LogitsObjective):
         weight: Factor on the term in the total.
 
     References:
-        Ko et al. (2024), arXiv:2402.03898, section 3.1; 0.1 is the default of the authors' ``skewed_forward_kl`` and
+        Ko et al. (2024), arXiv:2402.03898; 0.1 is the default of the authors' ``skewed_forward_kl`` and
         ``skewed_reverse_kl``. The former leaves out the teacher's entropy, which has no gradient; here it is in. On
-        the data's own sequences. The factor T² is ours.
+        the data's own sequences. Temperature and T² are ours.
     """
 
     name = "logits_skew_kl"

@@ -28,7 +28,7 @@ class LogitsTVD(LogitsObjective):
 
     References:
         Wen et al. (2023), arXiv:2307.15190, the variant on total variation distance, word by word, on the data's own
-        sequences. Temperature and T² are ours.
+        sequences; theirs is half on sequences that the student generates. Temperature and T² are as in their code.
     """
 
     name = "logits_tvd"

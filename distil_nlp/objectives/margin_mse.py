@@ -26,16 +26,17 @@ class MarginMSE(LogitsObjective):
     counts as 0.
 
     Use it for rerankers, with several passages of a query side by side in a micro-batch: the student need not copy
-    the size of the teacher's scores, only their differences. The column reaches the batch with
-    ``remove_unused_columns=False``. Where scores themselves matter, use logits_mse.
+    the size of the teacher's scores, only their differences. From Python the column reaches the batch with
+    ``remove_unused_columns=False``; a recipe has no key for it, so there all examples of a micro-batch are partners.
+    Where scores themselves matter, use logits_mse.
 
     Args:
         weight: Factor on the term in the total.
 
     References:
-        Hofstätter et al. (2020), arXiv:2010.02666, section 3, for a relevant and another passage of one query. That is
-        a group of two; this takes all pairs of larger groups, whichever is the relevant one, since exchanging the two
-        changes nothing.
+        Hofstätter et al. (2020), arXiv:2010.02666, for a relevant and another passage of one query. That is a group of
+        two; this takes all pairs of larger groups, whichever is the relevant one, since exchanging the two changes
+        nothing.
     """
 
     name = "margin_mse"

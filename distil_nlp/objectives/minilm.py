@@ -32,7 +32,7 @@ class MiniLM(AttentionObjective):
         weight: Factor on the term in the total.
 
     References:
-        Wang et al. (2020), arXiv:2002.10957, sections 3.1 and 3.2. Value relations of a causal model are masked as its
+        Wang et al. (2020), arXiv:2002.10957, eq. 6 to 10. Value relations of a causal model are masked as its
         attention is: a token is related to itself and to earlier ones. Under grouped-query attention a value counts
         once for each query head that reads it.
     """

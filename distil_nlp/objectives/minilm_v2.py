@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from distil_nlp.errors import RecipeError, near_match
+from distil_nlp.errors import ModelError, RecipeError, near_match
 from distil_nlp.functional.attention_losses import attention_kl
 from distil_nlp.functional.token_relations import self_attention_relation
 from distil_nlp.mapping import MappingSpec
@@ -42,9 +43,10 @@ class MiniLMv2(AttentionObjective):
         weight: Factor on the term in the total.
 
     References:
-        Wang et al. (2021), arXiv:2012.15828, eq. 5 to 8. Relations of a causal model leave out later tokens, as its
-        attention does; rotary embeddings are part of its queries and keys. Under grouped-query attention keys and
-        values are repeated, once for each query head that reads them, before they are cut into relation heads.
+        Wang et al. (2021), arXiv:2012.15828, with 48 relation heads for teachers of base size and 64 for large ones.
+        Relations of a causal model leave out later tokens, as its attention does; rotary embeddings are part of its
+        queries and keys. Under grouped-query attention keys and values are repeated, once for each query head that
+        reads them, before they are cut into relation heads.
     """
 
     name = "minilm_v2"
@@ -69,8 +71,11 @@ class MiniLMv2(AttentionObjective):
 
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         super().bind(student, teacher)
-        if self.relation_heads is None and teacher is not None:
-            self.relation_heads = teacher.num_heads
+        if teacher is None:
+            return
+        heads = self.relation_heads or teacher.num_heads
+        self._check_width(heads, student, teacher)
+        self.relation_heads = heads
 
     def compare(self, student: SelfAttention, teacher: SelfAttention, valid: Tensor) -> Tensor:
         heads = self.relation_heads or 1
@@ -79,6 +84,28 @@ class MiniLMv2(AttentionObjective):
             ours, theirs = (self_attention_relation(side, name, heads=heads) for side in (student, teacher))
             parts.append(factor * attention_kl(ours, theirs, valid))
         return torch.stack(parts).sum(0)
+
+    def _check_width(self, heads: int, student: Shape, teacher: Shape) -> None:
+        widths = {
+            role: shape.attention_width
+            for role, shape in (("student", student), ("teacher", teacher))
+            if shape.attention_width is not None
+        }
+        found = [
+            f"All heads of the {role} together are {width} wide, which {heads} does not divide."
+            for role, width in widths.items()
+            if width % heads
+        ]
+        if not found:
+            return
+        common = math.gcd(*widths.values())
+        fitting = ", ".join(str(number) for number in range(1, common + 1) if common % number == 0)
+        asked = "" if self.relation_heads else ", the teacher's number of heads, since relation_heads is left out"
+        raise ModelError(
+            f"minilm_v2 cuts the heads of either model into {heads} relation heads{asked}.",
+            " ".join(found),
+            f"Set relation_heads to one of {fitting}.",
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, relation_heads={self.relation_heads}, relations={self.relations}"

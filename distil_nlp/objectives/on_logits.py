@@ -12,7 +12,7 @@ from distil_nlp.errors import ModelError, RecipeError, near_match
 from distil_nlp.functional.confidence import CONFIDENCES, confidence
 from distil_nlp.functional.divergence import shared_vocabulary, standardize
 from distil_nlp.objectives.base import Objective
-from distil_nlp.signals import Batch, Needs, Shape, Signals, at_items, item_labels, valid_items, valid_tokens
+from distil_nlp.signals import IGNORED, Batch, Needs, Shape, Signals, at_items, item_labels, valid_items, valid_tokens
 
 CLASSES = frozenset({"example", "token", "next_token", "span"})
 MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
@@ -23,13 +23,14 @@ class LogitsObjective(Objective):
 
     Items are examples (logits ``[batch, labels]``), the tokens that carry a label (``[batch, tokens, labels]``, shifted
     by one for causal language models), or both ends of a span (their mean, each a distribution over the tokens that
-    are not padding). Padding and ``-100`` do not count. For multi-label classification every label is a distribution
-    over yes and no, with logits ``[z, 0]``, and an item's value is the mean over labels.
+    are not padding, those of the question among them). Padding and ``-100`` do not count. For multi-label
+    classification every label is a distribution over yes and no, with logits ``[z, 0]``, and an item's value is the
+    mean over labels.
 
     Args:
         temperature: T, above 0; logits are divided by it.
         standardize: Whether each item's logits are first brought to mean 0 and standard deviation 1, so that the
-            student need not copy their size (Sun et al. 2024, arXiv:2403.01427, eq. 12); for three classes or more.
+            student need not copy their size (Sun et al. 2024, arXiv:2403.01427); for three classes or more.
         confidence: Whether each item's value is multiplied by how sure the teacher is of it, 0 to 1:
             ``"max_prob"``, the probability of its first choice, or ``"entropy"``, one minus the entropy over its
             largest possible value. The sum is still divided by the number of items.
@@ -60,9 +61,10 @@ class LogitsObjective(Objective):
 
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         if teacher is None or student.item is None or student.item != teacher.item:
+            kinds = [(shape and shape.item) or "nothing (it has no head)" for shape in (student, teacher)]
             raise ModelError(
                 f"{self.name} compares the predictions of two heads of one kind.",
-                f"The student predicts per {student.item}, the teacher per {teacher and teacher.item}.",
+                f"The student predicts per {kinds[0]}, the teacher per {kinds[1]}.",
                 "Give both the same kind of head, or distil features (hidden_states, attentions).",
             )
         if student.problem != teacher.problem:
@@ -137,9 +139,10 @@ class LogitsObjective(Objective):
         return self._compare(*shared_vocabulary(student_logits, teacher_logits), target)
 
     def _label_values(self, ours: Tensor, theirs: Tensor, target: Tensor | None) -> Tensor:
-        yes_or_no = None if target is None else (target < 0.5).long().flatten()  # class 0 is yes
+        if target is not None:  # class 0 is yes
+            target = torch.where(target.isnan(), IGNORED, (target < 0.5).long()).flatten()
         student, teacher = (torch.stack([z, torch.zeros_like(z)], dim=-1).flatten(0, 1) for z in (ours, theirs))
-        return self._compare(student, teacher, yes_or_no).view(ours.shape).mean(-1)
+        return self._compare(student, teacher, target).view(ours.shape).mean(-1)
 
     def _span_values(self, ours: Tensor, theirs: Tensor, batch: Batch, target: Tensor | None) -> Tensor:
         values = []
@@ -165,7 +168,10 @@ class LogitsObjective(Objective):
 
 
 def _among(positions: Tensor, tokens: Tensor) -> Tensor:
-    """Positions in a row as positions among its valid tokens; one that is not valid becomes the first."""
+    """Positions in a row as positions among its valid tokens; one that is not valid becomes the first.
+
+    Without a label (``-100``) they stay as they are.
+    """
     places = tokens.cumsum(0) - 1
     inside = positions.clamp(0, len(tokens) - 1)
-    return torch.where(tokens[inside], places[inside], 0)
+    return torch.where(positions <= IGNORED, positions, torch.where(tokens[inside], places[inside], 0))

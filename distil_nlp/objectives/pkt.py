@@ -29,8 +29,8 @@ class PKT(ExampleObjective):
         weight: Factor on the term in the total.
 
     References:
-        Passalis & Tefas (2018), arXiv:1803.10837, section 3, with the cosine kernel, as a mean over examples instead of
-        a sum. The authors' code counts an example as its own neighbour and takes the mean over all n² entries.
+        Passalis & Tefas (2018), arXiv:1803.10837, with the cosine kernel, as a mean over examples instead of a sum. The
+        authors' code counts an example as its own neighbour and takes the mean over all n² entries.
     """
 
     name = "pkt"

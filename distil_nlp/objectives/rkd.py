@@ -38,8 +38,9 @@ class RKD(ExampleObjective):
     References:
         Park et al. (2019), arXiv:1904.05068, sections 3.2.1 and 3.2.2. Means over tuples of distinct examples
         instead of sums; the means in the authors' code count the diagonal, too. The weights are those of their code for
-        classification, 25 and 50; for metric learning it takes 1 and 2. It scales representations to length 1 first;
-        here they are taken as they are, since neither potential depends on their common scale.
+        classification, 25 and 50 (for metric learning, 1 and 2), which first scales each representation to length 1;
+        here they are taken as they are: neither potential depends on their common scale, but both do on how their
+        lengths differ.
     """
 
     name = "rkd"

@@ -29,8 +29,8 @@ class SimilarityPreserving(ExampleObjective):
         weight: Factor on the term in the total.
 
     References:
-        Tung & Mori (2019), arXiv:1907.09682, section 3, on pooled hidden states instead of whole activation maps, and
-        as the mean over pairs of layers instead of their sum.
+        Tung & Mori (2019), arXiv:1907.09682, on pooled hidden states instead of whole activation maps, and as the mean
+        over pairs of layers instead of their sum.
     """
 
     name = "similarity_preserving"

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from distil_nlp.errors import ModelError, RecipeError
 from distil_nlp.objectives.base import OBJECTIVES, Objective
-from distil_nlp.signals import Batch, Needs, Shape, Signals, at_items, item_labels, valid_items
+from distil_nlp.objectives.on_logits import MULTI_LABEL
+from distil_nlp.signals import IGNORED, Batch, Needs, Shape, Signals, at_items, item_labels, labelled_items
 
 
 @OBJECTIVES.register("task_loss")
@@ -24,8 +25,9 @@ class TaskLoss(Objective):
     Label smoothing, as ``TrainingArguments.label_smoothing_factor`` asks for it, is for classes only: the target is
     mixed with the uniform distribution (Szegedy et al. 2016, arXiv:1512.00567, section 7).
 
-    Examples without a label (class ``-100``) count for other objectives only, so that text without labels can be
-    mixed in.
+    Items without a label count for other objectives only, so that text without labels can be mixed in: a class or the
+    start of a span that is ``-100``, a token's class of ``-101``, a number that is NaN. Where the model's own loss does
+    not pass over them (spans, numbers, any number of labels), it is computed here as transformers does.
 
     Use it when there are labels; alone it is plain fine-tuning.
 
@@ -46,6 +48,7 @@ class TaskLoss(Objective):
         self.label_smoothing = label_smoothing
         self.student_needs = Needs(loss=True)
         self._item: str | None = None
+        self._problem: str | None = None
 
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         if student.item is None:
@@ -54,7 +57,7 @@ class TaskLoss(Objective):
                 "The student has no head.",
                 "Leave task_loss out, or use a student with a head (AutoModelFor...).",
             )
-        self._item = student.item
+        self._item, self._problem = student.item, student.problem
         if not self.label_smoothing:
             return
         if student.problem or student.item == "span":
@@ -73,25 +76,38 @@ class TaskLoss(Objective):
         if target is None:
             raise self._without_labels("input_ids")
         logits = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+        target = target.clamp(min=IGNORED)  # passed over, with or without a label
         return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
 
     def count(self, batch: Batch) -> Tensor:
-        """Items with a label: a class of ``-100`` says that an example has none, and only the teacher speaks of it."""
-        labels = item_labels(batch, self._item)
-        if self._item == "example" and labels is not None and not labels.is_floating_point() and labels.dim() == 1:
-            return (labels != -100).sum()
-        return valid_items(batch, self._item).sum()
+        """Items with a label."""
+        return labelled_items(batch, self._item).sum()
 
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        labels = item_labels(batch, self._item)
         if self.label_smoothing and student.logits is not None:
-            labels = item_labels(batch, self._item)
             return self.item_values(at_items(student.logits, batch, self._item), None, labels)
-        if student.loss is None:
+        if student.loss is None or labels is None:
             raise self._without_labels(", ".join(sorted(batch)))
-        count = self.count(batch)
+        labelled = labelled_items(batch, self._item)
+        count = labelled.sum()
         if count == 0 and student.logits is not None:  # the mean of nothing is not a number
             return student.logits.sum().reshape(1) * 0.0
-        return (student.loss.float() * count).reshape(1)
+        loss = student.loss
+        if (self._item == "span" or self._problem) and student.logits is not None and count < len(labelled):
+            loss = self._mean_loss(student.logits[labelled], labels[labelled])
+        return (loss.float() * count).reshape(1)
+
+    def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The model's own loss on some of the examples."""
+        if self._item == "span":
+            tokens = logits.shape[-1]
+            ends = labels.clamp(0, tokens)  # [examples, 2]; beyond the last token stands for none, in transformers
+            losses = [F.cross_entropy(logits[:, end], ends[:, end], ignore_index=tokens) for end in (0, 1)]
+            return torch.stack(losses).mean()
+        if self._problem == MULTI_LABEL:
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
 
     @staticmethod
     def _without_labels(found: str) -> ModelError:

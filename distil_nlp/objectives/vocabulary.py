@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distil_nlp.objectives.base import Objective
-from distil_nlp.signals import VocabularyHead
+from distil_nlp.signals import ItemLogits, VocabularyHead
 
 CHUNK_BYTES = 64 * 2**20  # float32 logits of one model that are held at a time
 
-Head = VocabularyHead | Tensor
+Head = ItemLogits | Tensor
 
 
 def vocabulary_terms(
@@ -43,8 +43,8 @@ def vocabulary_terms(
         The sum of the terms, which carries the gradient, and each weighted term, which does not.
 
     References:
-        Hsu et al. (2024), arXiv:2410.10989, section 3.2 (gradients of a linear layer and its loss made in the forward
-        pass, chunk by chunk); here in torch, and for any loss.
+        Hsu et al. (2024), arXiv:2410.10989, FusedLinearCrossEntropy (gradients of a linear layer and its loss made in
+        the forward pass, chunk by chunk); here in torch, and for any loss.
     """
     factors = [objective.factor / count for objective, count in zip(objectives, counts, strict=True)]
     linear = student.linear
@@ -127,7 +127,7 @@ def _add_product(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
 def _logits(teacher: Head | None, rows: slice) -> Tensor | None:
     if teacher is None or isinstance(teacher, Tensor):
         return None if teacher is None else teacher[rows]
-    return F.linear(teacher.inputs[rows], teacher.linear.weight, teacher.linear.bias)
+    return teacher.logits(rows)
 
 
 def _chunks(items: int, vocabulary: int) -> Iterator[slice]:
