@@ -1,107 +1,92 @@
-"""A shallower copy of a teacher."""
+"""A student made from a teacher: fewer blocks, and narrower ones."""
 
 from __future__ import annotations
 
-import copy
-import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from distil_nlp.blocks import Blocks, find_blocks
+from distil_nlp.blocks import find_stacks
 from distil_nlp.errors import ModelError
-from distil_nlp.mapping import uniform_layers
+from distil_nlp.signals import Batch
+from distil_nlp.students.depth import kept_layers, shallower
+from distil_nlp.students.width import narrower
 
 
 def build_student(
-    teacher: PreTrainedModel, *, num_layers: int | None = None, layers: Sequence[int] | None = None
+    teacher: PreTrainedModel,
+    *,
+    num_layers: int | None = None,
+    layers: Sequence[int] | None = None,
+    decoder_layers: int | Sequence[int] | None = None,
+    hidden_size: int | None = None,
+    num_heads: int | None = None,
+    intermediate_size: int | None = None,
+    batches: Iterable[Batch] | None = None,
 ) -> PreTrainedModel:
-    """Builds a student of the teacher's kind from some of its blocks.
+    """Builds a student of the teacher's kind from some of its blocks, and from the most important parts of these.
 
     Embeddings, the kept blocks and the head are copied. The student is an ordinary model of the teacher's class, in
-    float32, with a configuration of its own: ``from_pretrained`` loads what ``save_pretrained`` wrote.
+    float32, with a configuration of its own: ``from_pretrained`` loads what ``save_pretrained`` wrote. What is
+    not given stays as it is in the teacher.
+
+    Models whose attention goes through ``transformers.AttentionInterface`` can be narrower (BERT, RoBERTa, DistilBERT,
+    ELECTRA, ALBERT, ModernBERT, GPT-2, Llama and its like); of others, ``intermediate_size`` alone can be smaller.
 
     Args:
-        teacher: Any model that keeps its blocks in one list; it is not changed.
-        num_layers: How many blocks to keep, at even distances, the last among them (2, 4, 6 for 3 of 6).
+        teacher: Any model that keeps its blocks in one list, or in one for its encoder and one for its decoder; it is
+            not changed.
+        num_layers: How many blocks to keep, at even distances, the last among them (2, 4, 6 for 3 of 6); of an
+            encoder-decoder, that many of each.
         layers: Which blocks to keep instead, numbered from 1, or from the end as -1.
+        decoder_layers: The same for the decoder of an encoder-decoder, where it differs: how many, or which. The cache
+            with which T5 generates has no place for a decoder that is deeper than the encoder.
+        hidden_size: How many hidden channels to keep. Where the configuration has no ``head_dim``, it is a multiple of
+            the width of a head.
+        num_heads: How many heads to keep in each block, whole groups where heads share keys and values. It follows
+            from ``hidden_size`` where the configuration has no ``head_dim``.
+        intermediate_size: How many neurons of a feed-forward layer to keep.
+        batches: A few collated batches, on all of which activations show what is important; without them the size of
+            weights does.
 
     Raises:
-        ModelError: if neither or both are given, or for blocks that do not exist.
+        ModelError: if nothing is asked for, for blocks that do not exist, and for sizes that the model cannot have.
 
     References:
         Sanh et al. (2019), arXiv:1910.01108, section 3: initialisation from the teacher's layers.
+        Muralidharan et al. (2024), arXiv:2407.14679: width by importance.
     """
-    blocks = find_blocks(teacher)
-    kept = _kept_layers(blocks.num_layers, num_layers, layers)
-    config = _shallower(teacher.config, kept)
-    with torch.random.fork_rng(devices=[]):  # building must not move the caller's random state
-        student: Any = type(teacher)(config)
-    state = _renumbered(teacher.state_dict(), blocks, kept)
-    missing, unexpected = student.load_state_dict(state, strict=False)
-    tied = set(student.all_tied_weights_keys) if hasattr(student, "all_tied_weights_keys") else set()
-    own = {name for name in unexpected if not name.startswith(f"{blocks.path}.0.")}
-    if set(missing) - tied or own:
+    widths = {"hidden_size": hidden_size, "num_heads": num_heads, "intermediate_size": intermediate_size}
+    narrow = any(size is not None for size in widths.values())
+    depth = [each for each in (num_layers, layers) if each is not None]
+    if len(depth) > 1 or not (depth or narrow or decoder_layers is not None):
         raise ModelError(
-            f"A {len(kept)}-block student of {type(teacher).__name__} takes over the teacher's weights.",
-            f"Not found in the teacher: {sorted(set(missing) - tied)}; without a place: {sorted(own)}.",
-            "Keep other layers, or build the student from a checkpoint of its own.",
-        )
-    if teacher.can_generate():
-        student.generation_config = copy.deepcopy(teacher.generation_config)
-    built: PreTrainedModel = student.to(torch.float32).train(teacher.training)
-    return built
-
-
-def _kept_layers(total: int, num_layers: int | None, layers: Sequence[int] | None) -> list[int]:
-    if (num_layers is None) == (layers is None):
-        raise ModelError(
-            "A student keeps some of its teacher's blocks.",
+            "A student keeps some of its teacher's blocks, or some of their parts.",
             f"num_layers={num_layers}, layers={layers}.",
-            "Give exactly one of num_layers and layers.",
+            f"Give one of num_layers and layers, or a smaller size ({', '.join(widths)}).",
         )
-    if layers is None and num_layers is not None:
-        if not 1 <= num_layers <= total:
-            raise ModelError(
-                f"A student of {num_layers} blocks was asked for.",
-                f"The teacher has {total}.",
-                f"Ask for 1 to {total}.",
-            )
-        return uniform_layers(num_layers, total)
-    kept = [layer if layer > 0 else total + 1 + layer for layer in layers or ()]
-    if not kept or any(layer == 0 for layer in layers or ()) or not all(1 <= layer <= total for layer in kept):
+    kept = _kept(teacher, num_layers, layers, decoder_layers) if depth or decoder_layers is not None else {}
+    if narrow:
+        teacher = narrower(teacher, **widths, batches=batches)
+    return shallower(teacher, kept) if kept else teacher
+
+
+def _kept(
+    teacher: PreTrainedModel,
+    num_layers: int | None,
+    layers: Sequence[int] | None,
+    decoder_layers: int | Sequence[int] | None,
+) -> dict[str, list[int]]:
+    stacks = find_stacks(teacher)
+    kept = {field: kept_layers(blocks.num_layers, num_layers, layers) for field, blocks in stacks.items()}
+    if decoder_layers is None:
+        return kept
+    if len(stacks) == 1:
         raise ModelError(
-            f"The student is to keep the teacher's blocks {list(layers or ())}.",
-            f"The teacher has {total} blocks, numbered 1 to {total} (or -1 to -{total} from the end).",
-            "Correct the list.",
+            f"A student with decoder_layers={decoder_layers} was asked for.",
+            f"{type(teacher).__name__} has one stack of blocks.",
+            "Use num_layers or layers.",
         )
-    return kept
-
-
-def _shallower(config, kept: list[int]):  # type: ignore[no-untyped-def]
-    """The teacher's configuration with fewer blocks; per-block lists keep the entries of the kept ones."""
-    config = copy.deepcopy(config)
-    text = config.get_text_config()
-    total = text.num_hidden_layers
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == total and name.endswith(("layer_types", "_types", "_layers")):
-            setattr(text, name, [value[layer - 1] for layer in kept])
-    text.num_hidden_layers = len(kept)
-    return config
-
-
-def _renumbered(state: dict[str, Tensor], blocks: Blocks, kept: list[int]) -> dict[str, Tensor]:
-    """The teacher's weights under the names that they have in the student."""
-    if blocks.shared:
-        return state
-    pattern = re.compile(rf"^{re.escape(blocks.path)}\.(\d+)\.")
-    renumbered = {name: tensor for name, tensor in state.items() if not pattern.match(name)}
-    for new, layer in enumerate(kept):
-        old_prefix, new_prefix = f"{blocks.path}.{layer - 1}.", f"{blocks.path}.{new}."
-        for name, tensor in state.items():
-            if name.startswith(old_prefix):
-                renumbered[new_prefix + name[len(old_prefix) :]] = tensor
-    return renumbered
+    field, decoder = list(stacks.items())[-1]
+    number, which = (decoder_layers, None) if isinstance(decoder_layers, int) else (None, decoder_layers)
+    return kept | {field: kept_layers(decoder.num_layers, number, which)}

@@ -1,0 +1,88 @@
+"""A shallower copy of a teacher."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from distil_nlp.blocks import Blocks, find_stacks
+from distil_nlp.errors import ModelError
+from distil_nlp.mapping import uniform_layers
+from distil_nlp.students.inherit import inherit, skeleton
+
+
+def shallower(teacher: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> PreTrainedModel:
+    """Builds a model of the teacher's kind from some of its blocks, numbered from 1.
+
+    Args:
+        teacher: The teacher; it is not changed.
+        kept: For each stack, as :func:`~distil_nlp.blocks.find_stacks` names them, the blocks to keep.
+
+    Raises:
+        ModelError: for blocks that do not fit into the places of others.
+    """
+    stacks, state = find_stacks(teacher), teacher.state_dict()
+    config = copy.deepcopy(teacher.config)
+    for field, layers in kept.items():
+        _shorten(config, field, layers)
+        state = _renumbered(state, stacks[field], layers)
+    expected, original = set(skeleton(teacher, config).state_dict()), teacher.state_dict()
+    for field in kept:  # a first block has weights that others lack (T5: positions), or lacks some (ModernBERT)
+        first = f"{stacks[field].path}.0."
+        state = {name: value for name, value in state.items() if name in expected or not name.startswith(first)}
+        needed = {name for name in expected - set(state) if name.startswith(first)}
+        state |= {name: original[name] for name in needed & set(original)}
+    return inherit(teacher, config, state)
+
+
+def kept_layers(total: int, num_layers: int | None, layers: Sequence[int] | None) -> list[int]:
+    """Which of a stack's blocks to keep: that many at even distances, these, or all.
+
+    Raises:
+        ModelError: for blocks that do not exist.
+    """
+    if layers is None:
+        num_layers = total if num_layers is None else num_layers
+        if not 1 <= num_layers <= total:
+            raise ModelError(
+                f"A student of {num_layers} blocks was asked for.",
+                f"The teacher has {total}.",
+                f"Ask for 1 to {total}.",
+            )
+        return uniform_layers(num_layers, total)
+    kept = [layer if layer > 0 else total + 1 + layer for layer in layers]
+    if not kept or any(layer == 0 for layer in layers) or not all(1 <= layer <= total for layer in kept):
+        raise ModelError(
+            f"The student is to keep the teacher's blocks {list(layers)}.",
+            f"The teacher has {total} blocks, numbered 1 to {total} (or -1 to -{total} from the end).",
+            "Correct the list.",
+        )
+    return kept
+
+
+def _shorten(config: PretrainedConfig, field: str, kept: Sequence[int]) -> None:
+    """Fewer blocks; per-block lists keep the entries of the kept ones."""
+    text = config.get_text_config() if field == "num_hidden_layers" else config
+    total = getattr(text, field)
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == total and name.endswith(("layer_types", "_types", "_layers")):
+            setattr(text, name, [value[layer - 1] for layer in kept])
+    setattr(text, field, len(kept))
+
+
+def _renumbered(state: dict[str, Tensor], blocks: Blocks, kept: Sequence[int]) -> dict[str, Tensor]:
+    """The teacher's weights under the names that they have in the student."""
+    if blocks.shared:
+        return state
+    pattern = re.compile(rf"^{re.escape(blocks.path)}\.(\d+)\.")
+    renumbered = {name: tensor for name, tensor in state.items() if not pattern.match(name)}
+    for new, layer in enumerate(kept):
+        old_prefix, new_prefix = f"{blocks.path}.{layer - 1}.", f"{blocks.path}.{new}."
+        for name, tensor in state.items():
+            if name.startswith(old_prefix):
+                renumbered[new_prefix + name[len(old_prefix) :]] = tensor
+    return renumbered

@@ -1,0 +1,82 @@
+"""New models that take over another model's weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from distil_nlp.errors import ModelError
+
+
+def skeleton(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
+    """A model of the same class without weights, which takes no memory: for the shapes that a configuration gives.
+
+    Raises:
+        ModelError: if the class refuses the configuration.
+    """
+    try:
+        type(config).from_dict(config.to_dict())  # what loading will do
+        with torch.device("meta"):
+            made: Any = type(model)(config)
+    except (ValueError, StrictDataclassError) as error:
+        raise ModelError(
+            f"A {type(model).__name__} of other sizes was asked for.",
+            f"Its configuration does not allow them: {str(error).splitlines()[-1].strip()}",
+            "Ask for other sizes.",
+        ) from None
+    built: PreTrainedModel = made
+    return built
+
+
+def changed_axes(model: PreTrainedModel, config: PretrainedConfig) -> dict[tuple[str, int], int]:
+    """The axes of a model's weights that are of another length under another configuration.
+
+    Returns:
+        For each weight and axis its present length.
+
+    Raises:
+        ModelError: if the model has other weights under that configuration.
+    """
+    state, expected = model.state_dict(), skeleton(model, config).state_dict()
+    if set(state) != set(expected):
+        raise ModelError(
+            f"A {type(model).__name__} of other sizes was asked for.",
+            f"With these it has other weights: {sorted(set(state) ^ set(expected))}.",
+            "Ask for other sizes.",
+        )
+    return {
+        (name, axis): length
+        for name, value in state.items()
+        for axis, length in enumerate(value.shape)
+        if length != expected[name].shape[axis]
+    }
+
+
+def inherit(model: PreTrainedModel, config: PretrainedConfig, state: dict[str, Tensor]) -> PreTrainedModel:
+    """A model of the same class under another configuration, with the weights given, in float32.
+
+    Raises:
+        ModelError: if the weights are not those that the configuration asks for.
+    """
+    expected = {name: value.shape for name, value in skeleton(model, config).state_dict().items()}
+    missing = set(expected) - set(state) - set(getattr(model, "all_tied_weights_keys", None) or ())
+    wrong = {name for name in set(expected) & set(state) if state[name].shape != expected[name]}
+    if missing or wrong or set(state) - set(expected):
+        raise ModelError(
+            f"A student of {type(model).__name__} takes over the teacher's weights.",
+            f"Not found in the teacher: {sorted(missing)}; without a place: {sorted(set(state) - set(expected))}; "
+            f"of another shape: {sorted(wrong)}.",
+            "Ask for other layers or sizes, or build the student from a checkpoint of its own.",
+        )
+    with torch.random.fork_rng(devices=[]):  # building must not move the caller's random state
+        made: Any = type(model)(config)
+    made.load_state_dict(state, strict=False)
+    if model.can_generate():
+        made.generation_config = copy.deepcopy(model.generation_config)
+    built: PreTrainedModel = made.to(torch.float32).train(model.training)
+    return built
