@@ -1,6 +1,8 @@
 """Teachers: whatever gives signals for a batch."""
 
 from distil_nlp.teachers.base import Teacher, as_teacher
+from distil_nlp.teachers.ensemble import EnsembleTeacher
 from distil_nlp.teachers.model import ModelTeacher
+from distil_nlp.teachers.stored import StoredTeacher
 
-__all__ = ["ModelTeacher", "Teacher", "as_teacher"]
+__all__ = ["EnsembleTeacher", "ModelTeacher", "StoredTeacher", "Teacher", "as_teacher"]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
+import json
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from distil_nlp.blocks import describe
+from distil_nlp.blocks import describe, find_blocks
 from distil_nlp.capture import capture, has_plain_vocabulary_head, prepare_attention
+from distil_nlp.errors import ModelError
 from distil_nlp.signals import Batch, Needs, Signals
+
+# Of a configuration, what does not decide a model's outputs.
+_BESIDE_THE_POINT = ("architectures", "transformers_version", "dtype", "id2label", "label2id", "problem_type")
 
 
 class ModelTeacher:
@@ -27,10 +34,35 @@ class ModelTeacher:
         self.input_names = frozenset(inspect.signature(model.forward).parameters)
         self._gives_vocabulary = False
 
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Names of the labels in the order of its logits; None for a head that has no labels."""
+        id2label = {int(index): str(name) for index, name in (self.model.config.id2label or {}).items()}
+        if self.shape.item not in ("example", "token") or sorted(id2label) != list(range(self.shape.num_outputs)):
+            return None
+        return tuple(id2label[index] for index in sorted(id2label))
+
+    def fingerprint(self) -> str:
+        """A hash of class, configuration and weights."""
+        config = json.dumps(_deciding(self.model.config.to_dict()), sort_keys=True, default=str)
+        digest = hashlib.blake2b(f"{type(self.model).__name__} {config}".encode(), digest_size=16)
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_meta:
+                raise ModelError(
+                    "Outputs are stored under a hash of the teacher's weights.",
+                    f"{name} is not in memory.",
+                    "Give the store a name of your own: StoredTeacher(..., fingerprint='my-teacher-1').",
+                )
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def prepare(self, needs: Needs, device: torch.device) -> None:
         """Moves the model to the device and makes its attention observable where that is needed."""
         if getattr(self.model, "hf_device_map", None) is None:
             self.model.to(device=device)  # type: ignore[call-arg]
+        if needs.hidden_states or needs.attentions:
+            find_blocks(self.model)  # refuses a model whose blocks cannot be told apart
         if needs.attentions:
             prepare_attention(self.model, "teacher")
         self._gives_vocabulary = needs.vocabulary and has_plain_vocabulary_head(self.model)
@@ -41,3 +73,9 @@ class ModelTeacher:
             needs = dataclasses.replace(needs, vocabulary=False, logits=True)
         with torch.no_grad():
             return capture(self.model, batch, needs)
+
+
+def _deciding(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {k: _deciding(v) for k, v in config.items() if k not in _BESIDE_THE_POINT and not str(k).startswith("_")}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from transformers import Trainer
 
-from distil_nlp.errors import ModelError
+from distil_nlp.errors import ModelError, TrainingError
 from distil_nlp.objectives import Objective, TaskLoss
 from distil_nlp.teachers import Teacher
 
@@ -72,3 +73,17 @@ def checked_objectives(
             )
         smoothed[0].label_smoothing = label_smoothing
     return objectives
+
+
+def refuse_non_finite(terms: Mapping[str, float], *, step: int) -> None:
+    """Stops a training whose loss is not a number any more.
+
+    Raises:
+        TrainingError: with every term.
+    """
+    if not all(map(math.isfinite, terms.values())):
+        raise TrainingError(
+            f"Training stopped at step {step}: the loss is not finite.",
+            "Terms: " + ", ".join(f"{name} = {value:.4g}" for name, value in terms.items()) + ".",
+            "Lower the learning rate or the weight of the broken term; checkpoints saved so far are kept.",
+        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distil_nlp.blocks import describe
+from distil_nlp.blocks import describe, inner_model
 from distil_nlp.capture import capture
 from distil_nlp.errors import ModelError
 from distil_nlp.functional.layer_similarity import linear_cka, monotone_path
@@ -43,7 +43,9 @@ def choose_layers(
         Kornblith et al. (2019), arXiv:1905.00414, section 3, for the similarity.
     """
     guide = as_teacher(teacher)
-    ours, theirs = (_all_blocks(layers) for layers in (describe(student).num_layers, guide.shape.num_layers))
+    ours, theirs = (
+        _all_blocks(layers) for layers in (describe(inner_model(student)).num_layers, guide.shape.num_layers)
+    )
     guide.prepare(theirs, student.device)
     tokens: list[tuple[list[Tensor], list[Tensor]]] = []
     seen, was_training = 0, student.training

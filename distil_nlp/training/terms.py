@@ -69,7 +69,7 @@ def loss_terms(
             [objectives[number] for number in read],
             [counts[number] for number in read],
             student.vocabulary,
-            teacher.vocabulary or (None if teacher.logits is None else at_items(teacher.logits, batch, item)),
+            teacher.vocabulary or teacher.item_logits or _at_items(teacher, batch, item),
             item_labels(batch, item),
         )
         losses.append(loss)
@@ -79,3 +79,7 @@ def loss_terms(
             terms[number] = objective(student, teacher, batch, counts[number])
             losses.append(terms[number])
     return torch.stack(losses).sum(), [terms[number] for number in range(len(objectives))]
+
+
+def _at_items(signals: Signals, batch: Batch, item: str) -> Tensor | None:
+    return None if signals.logits is None else at_items(signals.logits, batch, item)

@@ -13,15 +13,15 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from distil_nlp.blocks import describe
+from distil_nlp.blocks import describe, find_blocks, inner_model
 from distil_nlp.capture import capture, prepare_attention
-from distil_nlp.errors import ModelError, TrainingError
+from distil_nlp.errors import ModelError
 from distil_nlp.objectives import Objective
 from distil_nlp.signals import Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
 from distil_nlp.training.callbacks import scheduled_values
 from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
-from distil_nlp.training.checks import check_arguments, checked_objectives
+from distil_nlp.training.checks import check_arguments, checked_objectives, refuse_non_finite
 from distil_nlp.training.sampler import SeededLengthGroupedSampler
 from distil_nlp.training.terms import loss_terms, needs_of, needs_of_a_step
 from distil_nlp.training.weighting import Weighting
@@ -41,10 +41,12 @@ class DistillationTrainer(Trainer):
     Takes what :class:`transformers.Trainer` takes, and:
 
     Args:
-        model: The student.
-        teacher: A transformers model or a :class:`~distil_nlp.teachers.Teacher`; None trains without one.
+        model: The student: a transformers model, or one with adapters of PEFT.
+        teacher: A transformers model, a :class:`~distil_nlp.teachers.Teacher`, or a list of either, whose mean
+            predictions are taught (:class:`~distil_nlp.teachers.EnsembleTeacher`); None trains without one.
         objectives: The terms of the loss; ``[TaskLoss()]``, fine-tuning, if there is no teacher and none is given.
         weighting: Adapts how much each term counts (:class:`~distil_nlp.training.Weighting`), if given.
+        eval_collator: Makes the batches of evaluation, where those of training are random.
         **kwargs: As for :class:`transformers.Trainer`.
 
     Raises:
@@ -55,14 +57,16 @@ class DistillationTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         *,
-        teacher: PreTrainedModel | Teacher | None = None,
+        teacher: PreTrainedModel | Teacher | Sequence[PreTrainedModel | Teacher] | None = None,
         objectives: Sequence[Objective] | None = None,
         weighting: Weighting | None = None,
+        eval_collator: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, **kwargs)
+        self.eval_collator = eval_collator
         self.teacher = None if teacher is None else as_teacher(teacher)
         check_arguments(self)
         self.objectives = nn.ModuleList(
@@ -71,7 +75,9 @@ class DistillationTrainer(Trainer):
         # What `loss_is_scaled_for_ga` says, for earlier transformers 5, where two places divide by the micro-batches.
         self.model_accepts_loss_kwargs = True
         self.accelerator.gradient_accumulation_steps = 1
-        shape = describe(model)
+        self.can_return_loss = True  # evaluates it for a model without labels, too
+        inside = inner_model(model)
+        shape = describe(inside)
         for objective in self._objectives():
             objective.bind(shape, self.teacher.shape if self.teacher else None)
         self.weighting = weighting
@@ -82,11 +88,14 @@ class DistillationTrainer(Trainer):
         self._added.to(self.args.device)
         student_needs, teacher_needs = needs_of(list(self._objectives()))
         self.needs = {
-            True: needs_of_a_step(list(self._objectives()), model, weighting),
+            True: needs_of_a_step(list(self._objectives()), inside, weighting),
             False: (student_needs | Needs(logits=True), teacher_needs),  # metrics read logits
         }
+        seen = student_needs | self.needs[True][0]  # with what a weighting looks at
+        if seen.hidden_states or seen.attentions:
+            find_blocks(inside)  # refuses a model whose blocks cannot be told apart
         if student_needs.attentions:
-            prepare_attention(model, "student")
+            prepare_attention(inside, "student")
         if self.teacher:
             self.teacher.prepare(teacher_needs | self.needs[True][1], self.args.device)
         self._names = [objective.name for objective in self._objectives()]
@@ -138,8 +147,9 @@ class DistillationTrainer(Trainer):
         if self.weighting is not None:
             own = self.weighting(terms, student, 1 / self._micro_batches if num_items_in_batch is not None else 1.0)
             loss, terms = (loss, terms) if own is None else (loss + own, [*terms, own])
-        if headless and student.logits is not None:
-            loss = loss + 0.0 * student.logits.sum()  # DDP waits for the gradient of all that made an output
+        if headless and student.output is not None:  # DDP waits for the gradient of all that made an output
+            outputs = [value for value in student.output.values() if isinstance(value, Tensor) and value.requires_grad]
+            loss = loss + 0.0 * sum(value.sum() for value in outputs)
         if model.training:
             self._record(terms, loss)
         return (loss, student.output) if return_outputs else loss
@@ -226,7 +236,11 @@ class DistillationTrainer(Trainer):
         elif isinstance(resume_from_checkpoint, str):
             verify(Path(resume_from_checkpoint))
         self._forget_terms()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            if flush := getattr(self.teacher, "flush", None):
+                flush()  # what a teacher has stored in memory so far
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Saves, seals, and only then deletes older checkpoints; never over a loss that is not finite."""
@@ -261,11 +275,19 @@ class DistillationTrainer(Trainer):
     # ---- what the two models read, and what is refused ----
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keeps the columns that the teacher reads, too."""
+        """Keeps the columns that the teacher reads, too, and those that the collator says it does."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            names = [*(self._signature_columns or ()), *(self.teacher.input_names if self.teacher else ())]
-            self._signature_columns = list(dict.fromkeys(names))  # type: ignore[assignment]
+            read = [*(self.teacher.input_names if self.teacher else ()), *getattr(self.data_collator, "columns", ())]
+            self._signature_columns = list(dict.fromkeys([*(self._signature_columns or ()), *read]))  # type: ignore[assignment]
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Batches as ``eval_collator`` makes them, where there is one."""
+        training, self.data_collator = self.data_collator, self.eval_collator or self.data_collator
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = training
 
     def _objectives(self) -> Iterator[Objective]:
         for objective in self.objectives:
@@ -273,11 +295,4 @@ class DistillationTrainer(Trainer):
                 yield objective
 
     def _refuse_non_finite(self, means: list[float]) -> None:
-        terms = dict(zip(self._names, means, strict=True))
-        broken = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value))]
-        if broken:
-            raise TrainingError(
-                f"Training stopped at step {self.state.global_step + 1}: the loss is not finite.",
-                "Terms: " + ", ".join(f"{name} = {value:.4g}" for name, value in terms.items()) + ".",
-                "Lower the learning rate or the weight of the broken term; checkpoints saved so far are kept.",
-            )
+        refuse_non_finite(dict(zip(self._names, means, strict=True)), step=self.state.global_step + 1)

@@ -1,0 +1,74 @@
+"""Whether several teachers' labels go together, and which is which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distil_nlp.errors import ModelError, near_match
+from distil_nlp.signals import Shape
+from distil_nlp.teachers.base import Teacher
+
+_UNNAMED = re.compile(r"LABEL_\d+")
+
+
+def shared_outputs(shapes: Sequence[Shape]) -> int:
+    """Number of labels, or of the vocabulary's rows without those that pad it."""
+    sizes = [shape.num_outputs for shape in shapes]
+    words = shapes[0].item in ("token", "next_token")
+    if max(sizes) - min(sizes) > (max(sizes) // 50 if words else 0):
+        raise ModelError(
+            "The members of an ensemble have the same labels (or the same vocabulary, up to rows that pad it).",
+            f"Their heads have {', '.join(f'{size:,}' for size in sizes)} outputs.",
+            "Give labels=[...], the student's label names, if members know different ones.",
+        )
+    return min(sizes)
+
+
+def shared_names(members: Sequence[Teacher]) -> tuple[str, ...] | None:
+    """The names that members give their labels, which must be the same ones, in one order."""
+    named = [names for member in members if (names := _names_of(member)) is not None]
+    if len({tuple(map(str.casefold, names)) for names in named}) > 1:
+        raise ModelError(
+            "The members of an ensemble have the same labels, in the same order.",
+            " and ".join(f"({', '.join(names)})" for names in named) + " differ.",
+            "Give labels=[...], the student's label names, and they are matched by name.",
+        )
+    return named[0] if named else None
+
+
+def find_labels(members: Sequence[Teacher], labels: Sequence[str]) -> list[Tensor]:
+    """For each member, where in ``labels`` its own are."""
+    places = {name.casefold(): place for place, name in enumerate(labels)}
+    columns = []
+    for number, member in enumerate(members):
+        names = _names_of(member)
+        if names is None:
+            raise ModelError(
+                "The labels of an ensemble's members are matched by name.",
+                f"Those of member {number} have no names.",
+                "Set id2label and label2id in its config, or leave `labels` out if all members have the same ones.",
+            )
+        for name in names:
+            if name.casefold() not in places:
+                raise ModelError(
+                    f"Member {number} of the ensemble knows a label '{name}'.",
+                    near_match(name, labels),
+                    "Add it to `labels`, or name it in the member's config.id2label as the data does.",
+                )
+        columns.append(torch.tensor([places[name.casefold()] for name in names]))
+    if unknown := sorted(set(range(len(labels))) - set(torch.cat(columns).tolist())):
+        raise ModelError(
+            "Every label is known to some member of the ensemble.",
+            f"Nobody knows {', '.join(labels[place] for place in unknown)}.",
+            "Add a teacher that does, or leave the label out.",
+        )
+    return columns
+
+
+def _names_of(member: Teacher) -> tuple[str, ...] | None:
+    names: tuple[str, ...] | None = getattr(member, "label_names", None)
+    return None if names is None or all(_UNNAMED.fullmatch(name) for name in names) else names
