@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from distil_nlp.errors import DataError
 
 FloatArray = NDArray[np.float64]
 ScoreFn = Callable[[Any, Any], Any]
-"""``(references, predictions)`` to one score per row (``[rows]``), or to one number for the whole set."""
+"""``(references, predictions)`` to scores or :class:`RowTotals` per row, or to one number for the whole set."""
 
 MIN_ROWS = 20
 """Below this, resampling the rows says too little to call any difference real."""
@@ -22,6 +22,18 @@ WHOLE_SET_SAMPLES = 1000
 """Most samples drawn for a score of the whole set: each costs one call of the metric per model."""
 
 _CHUNK = 1 << 21  # row indices held at once: 16 MB, whatever the number of samples
+
+
+class RowTotals(NamedTuple):
+    """Figures of each row whose sums over rows make a score: right answers and rows for accuracy, say.
+
+    Attributes:
+        figures: ``[rows, figures]``.
+        score: From sums to scores, ``[..., figures]`` to ``[...]``.
+    """
+
+    figures: FloatArray
+    score: Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -52,13 +64,21 @@ class Interval:
         """Whether the interval excludes zero, on a test set large enough to say so."""
         return self.rows >= MIN_ROWS and not self.low <= 0.0 <= self.high
 
-    def in_words(self, *, subject: str = "The student", baseline: str = "its control", points: bool = True) -> str:
+    def in_words(
+        self,
+        *,
+        subject: str = "The student",
+        baseline: str = "its control",
+        points: bool = True,
+        lower_is_better: bool = False,
+    ) -> str:
         """Says the difference, its interval and what follows, in one sentence.
 
         Args:
             subject: What ``a`` is, as the sentence begins.
             baseline: What ``b`` is, in the middle of a sentence.
             points: Say the difference in points of a hundred (accuracy, F1), not in the metric's own unit.
+            lower_is_better: Say so, lest "below" sound bad.
         """
         scale, unit, decimals = (100.0, " points", 1) if points else (1.0, "", 3)
         difference, low, high = scale * self.difference, scale * self.low, scale * self.high
@@ -66,6 +86,7 @@ class Interval:
             decimals += 1  # "0.0 points above" would say that two different figures are the same
         side = "above" if difference > 0 else "below"
         is_at = f"is {abs(difference):.{decimals}f}{unit} {side}" if difference else "scores the same as"
+        baseline += ", where lower is better" if lower_is_better else ""
         if self.rows < MIN_ROWS:
             return f"{subject} {is_at} {baseline}; {self.rows} test rows are too few to say more."
         bounds = f"the {100 * self.confidence:g} % interval [{_signed(low, decimals)}, {_signed(high, decimals)}]"
@@ -87,11 +108,12 @@ def paired_bootstrap(
 
     .. math:: \delta^{*} = s(y_{i^*}, a_{i^*}) - s(y_{i^*}, b_{i^*}), \quad i^* \sim U\{1..n\}^n
 
-    A ``score_fn`` that returns one score per row is resampled as arrays. One that returns a number is called
+    A ``score_fn`` that returns scores or figures per row is resampled as arrays. One that returns a number is called
     on the rows of every sample, and at most :data:`WHOLE_SET_SAMPLES` samples are drawn.
 
     Args:
-        score_fn: ``(references, predictions)`` to the metric, or to ``[rows]`` scores whose mean it is.
+        score_fn: ``(references, predictions)`` to the metric, to ``[rows]`` scores whose mean it is, or to the
+            :class:`RowTotals` of which it is made.
         references: What is right, one entry per row.
         predictions_a: The first model's predictions, in the order of ``references``.
         predictions_b: The second model's predictions, in the same order.
@@ -148,7 +170,10 @@ def _bootstrap(
 ) -> tuple[FloatArray, FloatArray]:
     """Scores on the whole set, ``[models]``, and on the resampled sets, ``[samples, models]``."""
     rows = _check_lengths(references, *models)
-    scores = np.array([score_fn(references, predictions) for predictions in models], dtype=np.float64)
+    found = [score_fn(references, predictions) for predictions in models]
+    if all(isinstance(each, RowTotals) for each in found):
+        return _totalled(found, samples, seed)
+    scores = np.array(found, dtype=np.float64)
     if scores.shape == (len(models), rows):
         chunks = [scores[:, chosen].mean(axis=-1).T for chosen in _draws(rows, samples, seed)]
         return scores.mean(axis=1), np.concatenate(chunks)
@@ -165,6 +190,13 @@ def _bootstrap(
         for truth in [_take(references, chosen)]
     ]
     return scores, np.array(resampled, dtype=np.float64)
+
+
+def _totalled(found: Sequence[RowTotals], samples: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    figures = np.stack([each.figures for each in found])  # [models, rows, figures]
+    score = found[0].score
+    chunks = [score(figures[:, chosen].sum(axis=2)).T for chosen in _draws(figures.shape[1], samples, seed)]
+    return score(figures.sum(axis=1)), np.concatenate(chunks)
 
 
 def _draws(rows: int, samples: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distil_nlp.errors import ModelError
-
-Batch = Mapping[str, Tensor]
-Call = Callable[[], object]
+from distil_nlp.evaluation.artefacts import Artefact, Batch, Call, PyTorchArtefact
 
 TURN = 5
 """Timed calls that an artefact makes before the next one has its turn."""
@@ -57,72 +54,6 @@ class LatencyProtocol:
     def thread_counts(self) -> list[int]:
         """Numbers of threads, each once, in the order asked for."""
         return list(dict.fromkeys(available_threads() if n == "all" else n for n in self.threads))
-
-
-class Artefact(Protocol):
-    """Something that can be made ready to answer one batch with so many threads."""
-
-    name: str
-    runtime: str
-
-    def ready(self, batch: Batch, threads: int) -> Call:
-        """Returns a call without arguments that runs ``batch`` once."""
-
-
-class PyTorchArtefact:
-    """A PyTorch model on the CPU, in ``eval()`` and under ``torch.inference_mode()``.
-
-    Args:
-        name: The artefact's name in the ledger.
-        model: The model; moved to the CPU for the time being if it lives elsewhere.
-    """
-
-    runtime = "pytorch"
-
-    def __init__(self, name: str, model: nn.Module) -> None:
-        self.name, self.model = name, model
-
-    def ready(self, batch: Batch, threads: int) -> Call:
-        """Returns the forward pass of what the model takes of ``batch``; the caller sets the threads."""
-        taken = inspect.signature(self.model.forward).parameters
-        inputs = {name: value for name, value in batch.items() if name in taken}
-
-        def call() -> object:
-            with torch.inference_mode():
-                return self.model(**inputs)
-
-        return call
-
-
-class OnnxArtefact:
-    """An onnxruntime session on the CPU.
-
-    Args:
-        name: The artefact's name in the ledger.
-        make_session: Makes a session that uses so many threads within an operator.
-    """
-
-    runtime = "onnxruntime"
-
-    def __init__(self, name: str, make_session: Callable[[int], Any]) -> None:
-        self.name, self.make_session = name, make_session
-
-    def ready(self, batch: Batch, threads: int) -> Call:
-        """Returns the session's run of ``batch``, inputs already as numpy arrays.
-
-        Raises:
-            ModelError: If the graph asks for an input that ``batch`` does not have.
-        """
-        session = self.make_session(threads)
-        wanted = [graph_input.name for graph_input in session.get_inputs()]
-        if missing := sorted(set(wanted) - set(batch)):
-            raise ModelError(
-                f"The latency of '{self.name}' was asked for.",
-                f"Its graph wants {', '.join(missing)}; the batch has {', '.join(sorted(batch))}.",
-                "Name these inputs in latency_batch, or export the model again.",
-            )
-        feed = {name: batch[name].numpy() for name in wanted}
-        return lambda: session.run(None, feed)
 
 
 def measure_latency(
@@ -185,7 +116,7 @@ def latency_table(
     settings = [(size, threads) for threads in protocol.thread_counts() for size in protocol.batch_sizes]
     for done, (batch_size, threads) in enumerate(settings):
         batch = _checked_batch(batch_of(batch_size), batch_size, protocol.sequence_length)
-        with _on_cpu(artefacts), _torch_threads(threads):
+        with on_cpu(artefacts), torch_threads(threads):
             calls = [artefact.ready(batch, threads) for artefact in artefacts]
             latencies = measure_in_turns(calls, repeats=protocol.repeats, warmup=protocol.warmup)
         for artefact, latency in zip(artefacts, latencies, strict=True):
@@ -277,7 +208,8 @@ def _checked_batch(batch: Batch, batch_size: int, sequence_length: int) -> Batch
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
+    """Has PyTorch use so many threads for the time being."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -287,7 +219,7 @@ def _torch_threads(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _on_cpu(artefacts: Sequence[Artefact]) -> Iterator[None]:
+def on_cpu(artefacts: Sequence[Artefact]) -> Iterator[None]:
     """Puts the PyTorch models on the CPU in ``eval()``, and back as they were."""
     models = [artefact.model for artefact in artefacts if isinstance(artefact, PyTorchArtefact)]
     before = [(model.training, next(model.parameters()).device) for model in models]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from distil_nlp.errors import DataError, DistilError
-from distil_nlp.evaluation.bootstrap import Interval, MetricInterval
+from distil_nlp.evaluation.bootstrap import Interval
+from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, Gain, LatencyRow, LayerMap, Part, Row, Stage, WritingRow
+
+Setting = TypeVar("Setting", LatencyRow, WritingRow)
 
 LABELS = {
     "teacher": "Teacher",
@@ -31,109 +33,14 @@ BASELINES = {
 }
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Figure = Annotated[float | None, BeforeValidator(_finite)]
-"""A number, or null where it is not one: JSON has no NaN."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-
-class LatencyRow(_Part):
-    """Milliseconds of one artefact in one setting."""
-
-    p50: float
-    p95: float
-    batch_size: int
-    sequence_length: int
-    threads: int
-    runtime: str
-    repeats: int | None = None
-
-
-class Row(_Part):
-    """One artefact. Retention, factors, headline latency and label are filled in by the ledger."""
-
-    name: str
-    kind: Literal["teacher", "student", "control", "export"]
-    label: str = ""
-    metrics: dict[str, Figure] = Field(default_factory=dict)
-    interval: MetricInterval | None = None
-    retention: Figure = None
-    parameters: int | None = None
-    size_mb: float | None = None
-    times_smaller: float | None = None
-    latency_ms: LatencyRow | None = None
-    latencies: list[LatencyRow] = Field(default_factory=list)
-    times_faster: float | None = None
-    energy_j_per_1000: float | None = None
-
-
-class Gain(_Part):
-    """What the student has over one control, with the paired bootstrap interval over the test rows."""
-
-    metric: str
-    student: float
-    control: float
-    difference: float
-    low: float
-    high: float
-    confidence: float
-    samples: int
-    rows: int
-    beyond_noise: bool
-    points: bool = Field(default=True, description="said in points of a hundred")
-    words: str
-
-
-class LayerMap(_Part):
-    """Which teacher layer each student layer takes after, and in what: ``(student, teacher)`` pairs.
-
-    Blocks count from 1; 0 is the embedding output.
-    """
-
-    name: str
-    pairs: list[tuple[int, int]]
-
-
-class Curve(_Part):
-    """One loss term of one training run, weighted as it enters the total."""
-
-    run: str
-    term: str
-    steps: list[int]
-    values: list[Figure]
-
-
-class Stage(_Part):
-    """What one stage of the run cost."""
-
-    name: str
-    seconds: float
-    parameters: int | None = Field(default=None, description="parameters trained")
-    size_mb: float | None = Field(default=None, description="megabytes left on the disk")
-
-
-class DataInfo(_Part):
-    """What the models learn from and are measured on."""
-
-    dataset: str = ""
-    rows: dict[str, int] = Field(default_factory=dict)
-    classes: list[str] = Field(default_factory=list)
-    majority_baseline: Figure = None
-
-
-class Ledger(_Part):
+class Ledger(Part):
     """Everything that a run found out. :meth:`complete` derives what follows from the rows."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
     task: str
     metric: str
+    lower_is_better: bool = False
     verdict: list[str] = Field(default_factory=list)
     data: DataInfo = DataInfo()
     rows: list[Row] = Field(default_factory=list)
@@ -151,7 +58,7 @@ class Ledger(_Part):
         """The row of that name, if the run has it."""
         return next((row for row in self.rows if row.name == name), None)
 
-    def add_gain(self, control: str, interval: Interval, *, points: bool = True) -> None:
+    def add_gain(self, control: str, interval: Interval, *, points: bool = True, lower_is_better: bool = False) -> None:
         """Enters the student's gain over ``control`` (a row's name) from its paired bootstrap.
 
         Raises:
@@ -171,7 +78,9 @@ class Ledger(_Part):
             **asdict(interval),
             beyond_noise=interval.beyond_noise,
             points=points,
-            words=interval.in_words(baseline=BASELINES.get(control, control), points=points),
+            words=interval.in_words(
+                baseline=BASELINES.get(control, control), points=points, lower_is_better=lower_is_better
+            ),
         )
 
     def complete(self) -> Ledger:
@@ -179,6 +88,7 @@ class Ledger(_Part):
         for row in self.rows:
             row.label = row.label or LABELS.get(row.name, row.name)
             row.latency_ms = _headline(row.latencies) or row.latency_ms
+            row.tokens_per_second = next((entry.tokens_per_second for entry in _in_order(row.writing)), None)
         if teacher := self.row("teacher"):
             for row in self.rows:
                 self._compare(row, teacher)
@@ -235,7 +145,8 @@ class Ledger(_Part):
         )
 
     def _compare(self, row: Row, teacher: Row) -> None:
-        row.retention = _ratio(row.metrics.get(self.metric), teacher.metrics.get(self.metric))
+        scores = row.metrics.get(self.metric), teacher.metrics.get(self.metric)
+        row.retention = _ratio(*(reversed(scores) if self.lower_is_better else scores))
         row.times_smaller = _ratio(teacher.size_mb, row.size_mb)
         if row.latency_ms and teacher.latency_ms and _setting(row.latency_ms) == _setting(teacher.latency_ms):
             row.times_faster = _ratio(teacher.latency_ms.p50, row.latency_ms.p50)
@@ -244,13 +155,15 @@ class Ledger(_Part):
         teacher, student = self.row("teacher"), self.row("student")
         if not teacher or not student or student.retention is None:
             return
+        kept = "a retention of {:.1f} % as lower is better" if self.lower_is_better else "{:.1f} % of it"
         yield (
             f"The teacher's {self.metric} is {teacher.metrics[self.metric]:.3f}; the student's is "
-            f"{student.metrics[self.metric]:.3f}, {100 * student.retention:.1f} % of it{_factors(student)}."
+            f"{student.metrics[self.metric]:.3f}, {kept.format(100 * student.retention)}{_factors(student)}."
         )
         exports = [row for row in self.rows if row.kind == "export" and row.retention and row.size_mb]
         for row in sorted(exports, key=lambda row: row.size_mb or 0)[:1]:
-            share = f"{100 * (row.retention or 0):.1f} % of the teacher's{_factors(row)}"
+            kept = "a retention of {:.1f} %" if self.lower_is_better else "{:.1f} % of the teacher's"
+            share = f"{kept.format(100 * (row.retention or 0))}{_factors(row)}"
             score = f"{self.metric} {row.metrics[self.metric]:.3f}"
             yield f"The student's smallest export, {row.label}, has {score}, {share}."
         if at := next((row.latency_ms for row in self.rows if row.times_faster), None):
@@ -272,7 +185,11 @@ def _factors(row: Row) -> str:
 
 def _headline(latencies: list[LatencyRow]) -> LatencyRow | None:
     """Batch size 1 on one thread, or the nearest to it that was measured."""
-    return min(latencies, key=lambda latency: (latency.batch_size, latency.threads), default=None)
+    return next(iter(_in_order(latencies)), None)
+
+
+def _in_order(settings: list[Setting]) -> list[Setting]:
+    return sorted(settings, key=lambda setting: (setting.batch_size, setting.threads))
 
 
 def _setting(latency: LatencyRow) -> tuple[int, int, int]:

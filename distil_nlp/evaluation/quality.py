@@ -1,22 +1,25 @@
-"""Predictions over a split, in batches of rows of like length."""
+"""A model's outputs over a split, in batches of rows of like length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-Batch = Mapping[str, NDArray[Any]]
+from distil_nlp.data.tasks import Outputs
+
+Array = NDArray[Any]
+Batch = Mapping[str, Array]
 
 
 class PaddedBatches:
     """A split's rows as padded numpy batches, sorted by length so that little is padding.
 
     Args:
-        rows: Tokenized rows, with ``labels``.
+        rows: Tokenized rows.
         collator: Pads a list of rows.
         batch_size: Rows in a batch.
         description: Shown beside the progress bar.
@@ -35,8 +38,7 @@ class PaddedBatches:
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self.order), self.batch_size)
         for start in tqdm(starts, desc=self.description, leave=False, disable=None if self.description else True):
-            chosen = [self.rows[int(row)] for row in self.order[start : start + self.batch_size]]
-            batch = self.collator([{k: v for k, v in row.items() if k != "labels"} for row in chosen])
+            batch = self.collator([self.rows[int(row)] for row in self.order[start : start + self.batch_size]])
             yield {name: np.asarray(value) for name, value in batch.items()}
 
     def samples(self, count: int) -> list[Batch]:
@@ -44,9 +46,19 @@ class PaddedBatches:
         batches = list(PaddedBatches(self.rows, self.collator, batch_size=self.batch_size))
         return [batches[index] for index in np.linspace(0, len(batches) - 1, min(count, len(batches)), dtype=int)]
 
-    def logits(self, outputs: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float32]:
-        """Puts the ``logits`` of each batch together, in the rows' own order: ``[rows, labels]``."""
-        together = np.concatenate([output["logits"] for output in outputs])
-        restored = np.empty_like(together, dtype=np.float32)
-        restored[self.order] = together
-        return restored
+    def outputs(
+        self,
+        forward: Callable[[Batch], Mapping[str, Array]],
+        keep: Callable[[Mapping[str, Array], Batch], list[Array]],
+    ) -> Outputs:
+        """Runs a model on all rows, and puts together what is kept of its outputs, in the rows' own order.
+
+        Args:
+            forward: A model: from a batch to its outputs by name.
+            keep: From outputs and batch to one array a row (:meth:`~distil_nlp.data.tasks.Task.keep`).
+        """
+        kept = [values for batch in self for values in keep(forward(batch), batch)]
+        restored = [kept[place] for place in np.argsort(self.order)]
+        counts = np.array([len(values) for values in restored])
+        values = np.concatenate(restored)
+        return Outputs(values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values, counts)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from distil_nlp.export.generate import generate
 from distil_nlp.export.onnx_export import ExportResult, export_onnx
 from distil_nlp.export.optimum import ensure_environment
-from distil_nlp.export.parity import Comparison, compare, onnx_logits, torch_logits
+from distil_nlp.export.parity import Comparison, compare, onnx_forward, onnx_logits, torch_forward, torch_logits
 from distil_nlp.export.quantize import check_metric_drop
 from distil_nlp.export.session import make_session
 
@@ -15,7 +16,10 @@ __all__ = [
     "compare",
     "ensure_environment",
     "export_onnx",
+    "generate",
     "make_session",
+    "onnx_forward",
     "onnx_logits",
+    "torch_forward",
     "torch_logits",
 ]

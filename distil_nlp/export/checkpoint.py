@@ -17,6 +17,7 @@ AUTO_CLASSES = {
     "question-answering": "AutoModelForQuestionAnswering",
     "text-classification": "AutoModelForSequenceClassification",
     "text-generation": "AutoModelForCausalLM",
+    "text-generation-with-past": "AutoModelForCausalLM",
     "token-classification": "AutoModelForTokenClassification",
 }
 
@@ -33,6 +34,8 @@ _COMPANIONS = (
     "merges.txt",
     "chat_template.jinja",
     "*.model",
+    "modules.json",  # how sentence-transformers pools
+    "1_Pooling/config.json",
 )
 
 
@@ -86,4 +89,6 @@ def copy_companions(model_dir: Path, output_dir: Path) -> None:
     """Copies config and tokenizer, as they were saved, beside the graph."""
     for pattern in _COMPANIONS:
         for path in model_dir.glob(pattern):
-            shutil.copyfile(path, output_dir / path.name)
+            copy = output_dir / path.relative_to(model_dir)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)

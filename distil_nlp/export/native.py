@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from distil_nlp.errors import ExportError, MissingExtraError
 from distil_nlp.export.checkpoint import load_checkpoint
 from distil_nlp.export.job import MODEL, QUANTIZED, Batch, ExportJob
+from distil_nlp.export.parity import model_inputs
 from distil_nlp.export.quantize import quantize_model
 
 _SINGLE_FILE_LIMIT = 2_000_000_000  # bytes: a protobuf message ends at 2 GiB
@@ -33,6 +34,12 @@ def export_with_native(job: ExportJob) -> None:
     Raises:
         ExportError: This transformers has no exporter, or the model cannot be traced or is too large.
     """
+    if job.task.endswith("-with-past"):
+        raise ExportError(
+            f"Export {job.model_dir} with backend: native and a cache of keys and values.",
+            "This backend makes graphs without one.",
+            "Export with backend: optimum, or for text-generation (a recipe's export.cache: false).",
+        )
     model = load_checkpoint(job.model_dir, job.task)
     model.config.use_cache = False
     if model.num_parameters() * 4 > _SINGLE_FILE_LIMIT:
@@ -43,10 +50,11 @@ def export_with_native(job: ExportJob) -> None:
         )
     job.progress("Exporting with transformers ...")
     fused, plain = job.work_dir / MODEL, job.work_dir / "plain.onnx"
-    _trace(model, job.sample, fused, fusions="cpu")
+    sample = model_inputs(model, job.sample)
+    _trace(model, sample, fused, fusions="cpu")
     if job.target:
         job.progress(f"Quantizing for {job.target} ...")
-        _trace(model, job.sample, plain, fusions=None)
+        _trace(model, sample, plain, fusions=None)
         quantize_model(plain, job.work_dir / QUANTIZED, job.target, job.keep_float)
         plain.unlink()
 

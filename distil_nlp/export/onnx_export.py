@@ -20,9 +20,10 @@ from distil_nlp.export.parity import (
     Comparison,
     compare,
     complete_batch,
+    decoder_forward,
     input_names,
-    onnx_logits,
-    torch_logits,
+    onnx_forward,
+    torch_forward,
 )
 from distil_nlp.export.quantize import check_keep_float, drop_unused
 
@@ -174,8 +175,15 @@ def _verify(job: ExportJob, samples: Sequence[Batch], tolerance: float) -> tuple
     onnx_path = job.work_dir / MODEL
     names = input_names(onnx_path)
     batches = [complete_batch(batch, names) for batch in samples]
-    reference = torch_logits(load_checkpoint(job.model_dir, job.task), batches)
-    parity = compare(reference, onnx_logits(onnx_path, batches), batches)
+    right = torch_forward(load_checkpoint(job.model_dir, job.task))
+
+    def compared(forward: Callable[[Batch], dict[str, Any]]) -> Comparison:
+        return compare(map(right, batches), map(forward, batches), batches)
+
+    parity = compared(onnx_forward(onnx_path))
+    in_parts = decoder_forward(onnx_path)
+    if in_parts is not None:
+        parity = parity.worse_of(compared(in_parts))
     if not parity.within(tolerance):
         raise ExportError(
             f"Export {job.model_dir} to ONNX.",
@@ -185,7 +193,7 @@ def _verify(job: ExportJob, samples: Sequence[Batch], tolerance: float) -> tuple
         )
     if job.target is None:
         return parity, None
-    return parity, compare(reference, onnx_logits(job.work_dir / QUANTIZED, batches), batches)
+    return parity, compared(onnx_forward(job.work_dir / QUANTIZED))
 
 
 def _move_into_place(work_dir: Path, output_dir: Path, old: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from distil_nlp.errors import ExportError
+from distil_nlp.export.decoder import Decoder, empty_past, is_present, positions
 from distil_nlp.export.job import Batch
 from distil_nlp.export.session import make_session, runtime_errors
+from distil_nlp.signals import LABEL_NAMES
 
 _SPANS = ("start_logits", "end_logits")
 
@@ -38,6 +40,10 @@ class Comparison:
         """Says if the difference is at most ``tolerance`` of the largest reference value; NaN never is."""
         return self.max_abs_diff <= tolerance * self.largest
 
+    def worse_of(self, other: Comparison) -> Comparison:
+        """The one with the larger difference; NaN is the largest."""
+        return self if not other.max_abs_diff > self.max_abs_diff and not np.isnan(other.max_abs_diff) else other
+
 
 def input_names(onnx_path: Path | str) -> list[str]:
     """Returns the names of the graph's inputs."""
@@ -49,9 +55,9 @@ def complete_batch(batch: Batch, names: Iterable[str]) -> dict[str, np.ndarray]:
 
     Those are ``position_ids``, counted over the unmasked tokens, and all-zero ``token_type_ids``.
     """
-    full = {name: np.asarray(value, dtype=np.int64) for name, value in batch.items()}
+    full = {name: np.asarray(value, dtype=np.int64) for name, value in batch.items() if name not in LABEL_NAMES}
     if "position_ids" in names and "position_ids" not in full:
-        full["position_ids"] = np.maximum(_mask(full).cumsum(axis=1) - 1, 0)
+        full["position_ids"] = positions(_mask(full))
     if "token_type_ids" in names and "token_type_ids" not in full:
         full["token_type_ids"] = np.zeros_like(full["input_ids"])
     return full
@@ -60,28 +66,41 @@ def complete_batch(batch: Batch, names: Iterable[str]) -> dict[str, np.ndarray]:
 def onnx_logits(
     onnx_path: Path | str, batches: Iterable[Batch], *, threads: int | None = None
 ) -> list[dict[str, np.ndarray]]:
-    """Runs a graph on padded batches; gives it only the inputs that it has.
+    """Runs a graph on padded batches: :func:`onnx_forward` on each."""
+    return [forward(batch) for forward in [onnx_forward(onnx_path, threads=threads)] for batch in batches]
+
+
+def torch_logits(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, np.ndarray]]:
+    """Runs a transformers model on padded batches: :func:`torch_forward` on each."""
+    return [forward(batch) for forward in [torch_forward(model)] for batch in batches]
+
+
+def onnx_forward(onnx_path: Path | str, *, threads: int | None = None) -> Callable[[Batch], Outputs]:
+    """A graph as a function of padded batches, of which it is given only the inputs that it has.
+
+    A decoder's graph with a cache is given an empty one.
 
     Args:
         onnx_path: The ``.onnx`` file.
-        batches: Mappings of ``input_ids``, ``attention_mask`` and the like, each ``[batch, tokens]``.
         threads: As in `make_session`.
 
     Returns:
-        One mapping a batch, from output name (``logits``, ``start_logits``, ...) to array.
+        From a mapping of ``input_ids``, ``attention_mask`` and the like, each ``[batch, tokens]``, to one from output
+        name (``logits``, ``start_logits``, ...) to array. It raises ExportError if the graph does not run on a batch.
 
     Raises:
-        ExportError: The file cannot be loaded, or does not run on these batches.
+        ExportError: The file cannot be loaded.
     """
     session = make_session(onnx_path, threads)
     names = [value.name for value in session.get_inputs()]
-    outputs = [value.name for value in session.get_outputs()]
-    results = []
-    for batch in batches:
+    outputs = [value.name for value in session.get_outputs() if not is_present(value.name)]
+
+    def forward(batch: Batch) -> Outputs:
         full = complete_batch(batch, names)
         feeds = {name: full[name] for name in names if name in full}
+        feeds |= empty_past(session, len(full["input_ids"]))
         try:
-            results.append(dict(zip(outputs, session.run(outputs, feeds), strict=True)))
+            return dict(zip(outputs, session.run(outputs, feeds), strict=True))
         except runtime_errors() as error:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
             raise ExportError(
@@ -89,20 +108,48 @@ def onnx_logits(
                 f"It failed: {error}",
                 "Give the inputs that the graph asks for; if they are right, export again.",
             ) from error
-    return results
+
+    return forward
 
 
-@torch.inference_mode()
-def torch_logits(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, np.ndarray]]:
-    """Runs a transformers model on padded batches: the same shape of answer as `onnx_logits`."""
-    accepted = inspect.signature(model.forward).parameters
+def decoder_forward(onnx_path: Path | str) -> Callable[[Batch], Outputs] | None:
+    """A decoder's graph with a cache, given each batch in two parts: the second is run on what is kept of the first.
+
+    Returns:
+        As :func:`onnx_forward`; None for a graph without a cache.
+    """
+    decoder = Decoder(make_session(onnx_path))
+
+    def forward(batch: Batch) -> Outputs:
+        ids, mask = (np.asarray(value, dtype=np.int64) for value in (batch["input_ids"], _mask(batch)))
+        half = -(-ids.shape[1] // 2)
+        first, past = decoder.step(ids[:, :half], mask[:, :half])
+        rest = [decoder.step(ids[:, half:], mask, past)[0]] if half < ids.shape[1] else []
+        return {"logits": np.concatenate([first, *rest], axis=1)}
+
+    return forward if decoder.cached else None
+
+
+def torch_forward(model: nn.Module) -> Callable[[Batch], Outputs]:
+    """A transformers model as a function of padded batches: the same shape of answer as `onnx_forward`.
+
+    Of a batch it takes what the model takes, but for labels.
+    """
     device = next((parameter.device for parameter in model.parameters()), None)
-    results = []
-    for batch in batches:
-        tensors = {name: torch.as_tensor(value).to(device) for name, value in batch.items() if name in accepted}
-        output = model(**tensors)
-        results.append({name: _array(value) for name, value in output.items() if torch.is_tensor(value)})
-    return results
+
+    @torch.inference_mode()
+    def forward(batch: Batch) -> Outputs:
+        inputs = model_inputs(model, batch)
+        output = model(**{name: torch.as_tensor(value).to(device) for name, value in inputs.items()})
+        return {name: _array(value) for name, value in output.items() if torch.is_tensor(value)}
+
+    return forward
+
+
+def model_inputs(model: nn.Module, batch: Batch) -> Batch:
+    """What a model's forward pass takes of a batch, labels left out."""
+    known = inspect.signature(model.forward).parameters
+    return {name: value for name, value in batch.items() if name in known and name not in LABEL_NAMES}
 
 
 def _array(value: torch.Tensor) -> np.ndarray:
@@ -110,8 +157,8 @@ def _array(value: torch.Tensor) -> np.ndarray:
     return (value.float() if value.is_floating_point() else value).cpu().numpy()
 
 
-def compare(reference: Sequence[Outputs], outputs: Sequence[Outputs], batches: Sequence[Batch]) -> Comparison:
-    """Compares outputs with a reference wherever ``attention_mask`` is 1.
+def compare(reference: Iterable[Outputs], outputs: Iterable[Outputs], batches: Iterable[Batch]) -> Comparison:
+    """Compares outputs with a reference wherever ``attention_mask`` is 1, holding those of one batch at a time.
 
     Raises:
         ExportError: There is nothing to compare, or names or shapes differ.

@@ -17,7 +17,7 @@ from distil_nlp.report.tables import latency_note, ledger_cells
 Json = Mapping[str, Any]
 
 QUALITY_NOTE = (
-    "Up and to the left is better. The quality axis is zoomed and does not start at zero; artefacts "
+    "{side} and to the left is better. The quality axis is zoomed and does not start at zero; artefacts "
     "of the same size stand side by side."
 )
 WHISKER_NOTE = (
@@ -25,7 +25,7 @@ WHISKER_NOTE = (
     "whiskers that overlap do not by themselves make a difference noise."
 )
 GAIN_NOTE = (
-    "A control is the same architecture, trained on the same rows for the same steps without the teacher. "
+    "A control is the same architecture, trained on the same labelled rows for the same steps without the teacher. "
     "Intervals are a paired bootstrap over the test rows."
 )
 SPLIT_NOTE = (
@@ -37,6 +37,10 @@ LATENCY_NOTE = (
     "the median (p50), ticks mark the 95th percentile (p95). Panels of one batch size share their scale."
 )
 
+WRITING_NOTE = (
+    "Tokens per second once the prompt has been read, the likeliest token each time, all artefacts in turns on the CPU."
+)
+
 
 def render_html(ledger: Json) -> str:
     """The whole report as one HTML page, without scripts and without a request to anywhere.
@@ -45,7 +49,7 @@ def render_html(ledger: Json) -> str:
         ledger: What ``report.json`` holds. Parts that a run did not make are left out, or said to be missing.
     """
     title = f"Distillation report: {ledger['name']}"
-    sections = (_verdict, _table, _gain, _latency, _curves, _layers, _cost, _setting)
+    sections = (_verdict, _table, _gain, _latency, _writing, _curves, _layers, _cost, _setting)
     body = join(
         _header(ledger),
         tag("main", *(section(ledger) for section in sections)),
@@ -143,7 +147,8 @@ def _table(ledger: Json) -> Markup:
 
 def _whisker_note(ledger: Json) -> str:
     known = [row["interval"] for row in ledger["rows"] if row.get("interval")]
-    return QUALITY_NOTE + (WHISKER_NOTE.format(confidence=100 * known[0]["confidence"]) if known else "")
+    note = QUALITY_NOTE.format(side="Down" if ledger.get("lower_is_better") else "Up")
+    return note + (WHISKER_NOTE.format(confidence=100 * known[0]["confidence"]) if known else "")
 
 
 def _gain(ledger: Json) -> Markup:
@@ -179,6 +184,24 @@ def _latency(ledger: Json) -> Markup:
     ]
     table = _grid(["Artefact", "Runtime", "Batch size", "Threads", "Tokens", "p50, ms", "p95, ms"], rows)
     return _section("Latency", note, _picture(picture), tag("details", tag("summary", "As a table"), table))
+
+
+def _writing(ledger: Json) -> Markup | None:
+    rows = [
+        [
+            row["label"],
+            entry["runtime"],
+            entry["batch_size"],
+            entry["threads"],
+            entry["prompt_tokens"],
+            entry["new_tokens"],
+            numbers.milliseconds(entry["tokens_per_second"]),
+        ]
+        for row in ledger["rows"]
+        for entry in row.get("writing") or []
+    ]
+    headers = ["Artefact", "Runtime", "Batch size", "Threads", "Prompt, tokens", "Written, tokens", "Tokens per s"]
+    return _section("Writing", WRITING_NOTE, _grid(headers, rows)) if rows else None
 
 
 def _curves(ledger: Json) -> Markup | None:

@@ -10,10 +10,9 @@ from torch import nn
 
 from distil_nlp.errors import ModelError
 from distil_nlp.evaluation import efficiency
+from distil_nlp.evaluation.artefacts import OnnxArtefact, PyTorchArtefact
 from distil_nlp.evaluation.efficiency import (
     LatencyProtocol,
-    OnnxArtefact,
-    PyTorchArtefact,
     count_parameters,
     latency_batch,
     latency_table,

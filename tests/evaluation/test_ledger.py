@@ -7,7 +7,8 @@ import pytest
 
 from distil_nlp.errors import DataError, DistilError
 from distil_nlp.evaluation.bootstrap import Interval, MetricInterval
-from distil_nlp.evaluation.ledger import Curve, Ledger, Row, Stage
+from distil_nlp.evaluation.ledger import Ledger
+from distil_nlp.evaluation.ledger_parts import Curve, Row, Stage
 
 
 def latencies(ms: float, runtime: str = "pytorch") -> list[dict]:

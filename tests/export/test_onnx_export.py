@@ -134,9 +134,22 @@ def test_corrupt_graph_is_caught(bert, samples, earlier, monkeypatch):
 
 
 def test_nan_is_never_parity(exported, bert, samples, earlier, monkeypatch):
-    poisoned = [{"logits": np.full((len(batch["input_ids"]), 3), np.nan, np.float32)} for batch in samples]
+    def poisoned(batch):
+        return {"logits": np.full((len(batch["input_ids"]), 3), np.nan, np.float32)}
+
     replace_backend(monkeypatch, copy_of(exported))
-    monkeypatch.setattr(onnx_export, "onnx_logits", lambda path, batches: poisoned)
+    monkeypatch.setattr(onnx_export, "onnx_forward", lambda path: poisoned)
+    with pytest.raises(ExportError, match="not the same model"):
+        export_onnx(bert, earlier, task=TASK, samples=samples, backend="native", progress=quiet)
+    assert unharmed(earlier)
+
+
+def test_a_cache_that_gives_other_outputs_is_caught(exported, bert, samples, earlier, monkeypatch):
+    def poisoned(batch):
+        return {"logits": np.zeros((len(batch["input_ids"]), 3), np.float32)}
+
+    replace_backend(monkeypatch, copy_of(exported))
+    monkeypatch.setattr(onnx_export, "decoder_forward", lambda path: poisoned)
     with pytest.raises(ExportError, match="not the same model"):
         export_onnx(bert, earlier, task=TASK, samples=samples, backend="native", progress=quiet)
     assert unharmed(earlier)

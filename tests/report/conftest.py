@@ -6,7 +6,8 @@ import math
 import pytest
 
 from distil_nlp.evaluation.bootstrap import Interval, MetricInterval
-from distil_nlp.evaluation.ledger import Curve, DataInfo, LatencyRow, LayerMap, Ledger, Row, Stage
+from distil_nlp.evaluation.ledger import Ledger
+from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, LatencyRow, LayerMap, Row, Stage
 
 
 def latencies(ms: float, runtime: str) -> list[LatencyRow]:

@@ -1,0 +1,101 @@
+"""Metrics of classes, and of labels of which a row has any number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
+
+from distil_nlp.evaluation.bootstrap import RowTotals
+from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric, ratio
+
+
+@metric("accuracy")
+class Accuracy(OfflineMetric):
+    """The share of right answers."""
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return sklearn_metrics.accuracy_score(references, predictions)
+
+    def row_totals(self, references: Any, predictions: Any) -> RowTotals:
+        return mean_of_rows(np.equal(references, predictions))
+
+
+@metric("f1")
+class F1(OfflineMetric):
+    """F1 of class 1, for two classes: the harmonic mean of precision and recall, 0 where undefined."""
+
+    two_classes = True
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return sklearn_metrics.f1_score(references, predictions, pos_label=1, zero_division=0)
+
+
+@metric("f1_macro")
+class F1Macro(OfflineMetric):
+    """The mean F1 of all classes that occur, each counting the same."""
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return sklearn_metrics.f1_score(references, predictions, average="macro", zero_division=0)
+
+
+@metric("precision")
+class Precision(OfflineMetric):
+    """Right answers among those of class 1, for two classes; 0 where class 1 is never answered."""
+
+    two_classes = True
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return sklearn_metrics.precision_score(references, predictions, pos_label=1, zero_division=0)
+
+
+@metric("recall")
+class Recall(OfflineMetric):
+    """The share of class 1 that is found, for two classes; 0 where class 1 does not occur."""
+
+    two_classes = True
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return sklearn_metrics.recall_score(references, predictions, pos_label=1, zero_division=0)
+
+
+@metric("f1_micro")
+class F1Micro(OfflineMetric):
+    """F1 over all labels of all rows together, where a row has any number of them."""
+
+    takes = "labels"
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return sklearn_metrics.f1_score(references, predictions, average="micro", zero_division=0)
+
+    def row_totals(self, references: Any, predictions: Any) -> RowTotals:
+        right = np.logical_and(references, predictions).sum(axis=1)
+        both = np.add(references, predictions).sum(axis=1)
+        return RowTotals(np.stack([2.0 * right, both], axis=1), ratio)
+
+
+@metric("f1_samples")
+class F1Samples(OfflineMetric):
+    """The mean over rows of the F1 of a row's labels; 1 where none is right and none is given."""
+
+    takes = "labels"
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return float(np.mean(self._of_rows(references, predictions)))
+
+    def row_totals(self, references: Any, predictions: Any) -> RowTotals:
+        return mean_of_rows(self._of_rows(references, predictions))
+
+    def _of_rows(self, references: Any, predictions: Any) -> NDArray[np.float64]:
+        right, both = 2.0 * np.logical_and(references, predictions).sum(1), np.add(references, predictions).sum(1)
+        return np.divide(right, both, out=np.ones_like(right), where=both > 0)
+
+
+@metric("matthews_correlation")
+class MatthewsCorrelation(OfflineMetric):
+    """The correlation of answers and truth over any number of classes; 0 where either never varies."""
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return sklearn_metrics.matthews_corrcoef(references, predictions)

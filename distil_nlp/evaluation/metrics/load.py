@@ -1,0 +1,91 @@
+"""Metrics by name: the library's own, and the Hub's for every other name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import evaluate
+from numpy.typing import ArrayLike
+
+from distil_nlp.errors import RecipeError, UnresolvedReferenceError, near_match
+from distil_nlp.evaluation.metrics.base import METRICS
+
+_LOWER_ON_THE_HUB = {"brier_score", "cer", "mae", "mape", "mase", "perplexity", "smape", "ter", "wer"}
+
+
+def load_metric(name: str) -> evaluate.EvaluationModule:
+    """Returns the metric of a name: the library's own, else ``evaluate.load(name)``, which needs the Hub.
+
+    Raises:
+        RecipeError: The name is of somebody's repository, whose code would be run.
+        UnresolvedReferenceError: The library has no such metric, and none can be had from the Hub.
+    """
+    if name in METRICS:
+        return METRICS[name]()
+    if "/" in name:
+        raise RecipeError(
+            f"Cannot use '{name}' as a metric.",
+            "It would run code of its repository.",
+            near_match(name, METRICS),
+        )
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    try:
+        return evaluate.load(name)
+    except (OSError, HTTPError, ImportError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnresolvedReferenceError(
+            f"There is no metric '{name}' here, and it cannot be loaded from the Hub.",
+            f"{type(error).__name__}: {reason}",
+            f"{near_match(name, METRICS)} These need no network.",
+        ) from error
+
+
+def higher_is_better(name: str) -> bool:
+    """Returns whether a higher value is a better model; of the Hub's metrics, the error rates are known."""
+    return METRICS[name].higher_is_better if name in METRICS else name not in _LOWER_ON_THE_HUB
+
+
+def in_points(name: str) -> bool:
+    """Returns whether a difference of the metric is said in points of a hundred; the Hub's error rates are not."""
+    return METRICS[name].in_points if name in METRICS else name not in _LOWER_ON_THE_HUB
+
+
+def compute_metrics(
+    names: Sequence[str], *, takes: str = "class", label_names: Sequence[str] | None = None
+) -> Callable[[ArrayLike, ArrayLike], dict[str, float]]:
+    """Returns the function from predictions and references to the value of each metric, by its name.
+
+    A metric of the Hub that gives several values gives each as ``NAME_VALUE``.
+
+    Args:
+        names: Metrics, as :func:`load_metric` knows them.
+        takes: What the task's predictions are (:data:`TAKES`).
+        label_names: The names of the task's labels, to refuse metrics that are not for them before anything runs.
+
+    Raises:
+        RecipeError: A metric does not suit the predictions or the labels.
+        UnresolvedReferenceError: A metric cannot be had.
+    """
+    for name in [name for name in names if name in METRICS]:
+        if METRICS[name].takes != takes:
+            suitable = [other for other in METRICS if METRICS[other].takes == takes]
+            raise RecipeError(
+                f"The metric '{name}' does not suit the task.",
+                f"It is for predictions of the kind '{METRICS[name].takes}'; this task's are '{takes}'.",
+                f"Use {', '.join(suitable)}.",
+            )
+        METRICS[name].check_labels(label_names or ())
+    loaded = {name: load_metric(name) for name in names}
+
+    def compute(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for name, metric in loaded.items():
+            result = metric.compute(predictions=predictions, references=references)
+            if len(result) == 1:
+                values[name] = float(next(iter(result.values())))
+            else:
+                values |= {f"{name}_{key}": float(value) for key, value in result.items()}
+        return values
+
+    return compute

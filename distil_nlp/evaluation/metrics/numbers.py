@@ -1,0 +1,75 @@
+"""Metrics of columns of numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
+
+from distil_nlp.evaluation.bootstrap import RowTotals
+from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric
+
+_ROUNDING = 1e-12  # of a difference between two sums, relative to them
+
+
+@metric("pearson")
+class Pearson(OfflineMetric):
+    """The linear correlation of two columns of numbers; NaN where either never varies."""
+
+    takes = "number"
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return _correlation(references, predictions)
+
+    def row_totals(self, references: Any, predictions: Any) -> RowTotals:
+        x, y = (np.asarray(values, dtype=np.float64) for values in (references, predictions))
+        x, y = x - x.mean(), y - y.mean()  # or else little is left of the digits of the differences below
+        return RowTotals(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1), _correlation_of_sums)
+
+
+@metric("spearman")
+class Spearman(OfflineMetric):
+    """The correlation of the ranks of two columns of numbers; NaN where either never varies."""
+
+    takes = "number"
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return _correlation(_ranks(references), _ranks(predictions))
+
+
+@metric("mse")
+class MeanSquaredError(OfflineMetric):
+    """The mean of the squared errors."""
+
+    higher_is_better = False
+    in_points = False
+    takes = "number"
+
+    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
+        return sklearn_metrics.mean_squared_error(references, predictions)
+
+    def row_totals(self, references: Any, predictions: Any) -> RowTotals:
+        return mean_of_rows(np.square(np.subtract(references, predictions)))
+
+
+def _correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
+    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _correlation_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From the numbers of rows and the sums of x, y, x², y² and xy, ``[..., 6]``, to the correlation."""
+    rows, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    spreads = [(rows * squares - total * total, rows * squares) for total, squares in ((x, xx), (y, yy))]
+    varies = np.logical_and.reduce([spread > _ROUNDING * of for spread, of in spreads])
+    root = np.sqrt(np.where(varies, spreads[0][0] * spreads[1][0], 1.0))
+    return np.where(varies, (rows * xy - x * y) / root, np.nan)
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns the rank of each value from 1; equal values share their mean rank."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])

@@ -1,0 +1,95 @@
+"""Metrics of tagged words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from seqeval.metrics.sequence_labeling import get_entities
+
+from distil_nlp.data.label_lists import is_entity_tag
+from distil_nlp.errors import RecipeError
+from distil_nlp.evaluation.bootstrap import RowTotals
+from distil_nlp.evaluation.metrics.base import OfflineMetric, metric, ratio
+
+
+class EntityMetric(OfflineMetric):
+    """Of entities: spans of words of one type, right where type, first and last word are (CoNLL's definition).
+
+    References:
+        Tjong Kim Sang & De Meulder (2003), Introduction to the CoNLL-2003 shared task; seqeval for reading tags.
+    """
+
+    takes = "tags"
+
+    @classmethod
+    def check_labels(cls, names: Sequence[str]) -> None:
+        """Refuses tags of which none marks a word as part of an entity."""
+        if names and not any(map(is_entity_tag, names)):
+            raise RecipeError(
+                f"The metric '{cls.key}' is for entities.",
+                f"No tag is like B-PER or I-PER; they are {', '.join(sorted(names)[:10])}.",
+                "Use tag_accuracy.",
+            )
+
+    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        totals = self.row_totals(references, predictions)
+        return {self.key: float(totals.score(totals.figures.sum(axis=0)))}
+
+    def row_totals(self, references: Any, predictions: Any) -> RowTotals:
+        """Right, given and true entities of each row."""
+        figures = np.empty((len(references), 3))
+        for row, (true, given) in enumerate(zip(references, predictions, strict=True)):
+            entities, found = set(get_entities(list(true))), set(get_entities(list(given)))
+            figures[row] = len(entities & found), len(found), len(entities)
+        return RowTotals(figures, self.of_totals)
+
+    @staticmethod
+    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """From right, given and true entities, ``[..., 3]``, to the metric."""
+        raise NotImplementedError
+
+
+@metric("entity_f1")
+class EntityF1(EntityMetric):
+    """The harmonic mean of entity precision and recall; 0 where undefined."""
+
+    @staticmethod
+    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ratio(np.stack([2 * sums[..., 0], sums[..., 1] + sums[..., 2]], axis=-1))
+
+
+@metric("entity_precision")
+class EntityPrecision(EntityMetric):
+    """The share of given entities that are right; 0 where none is given."""
+
+    @staticmethod
+    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ratio(sums[..., :2])
+
+
+@metric("entity_recall")
+class EntityRecall(EntityMetric):
+    """The share of true entities that are found; 0 where there are none."""
+
+    @staticmethod
+    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ratio(sums[..., [0, 2]])
+
+
+@metric("tag_accuracy")
+class TagAccuracy(EntityMetric):
+    """The share of words with the right tag."""
+
+    @classmethod
+    def check_labels(cls, names: Sequence[str]) -> None:
+        """Tags may be of any kind."""
+
+    def row_totals(self, references: Any, predictions: Any) -> RowTotals:
+        rows = [
+            (sum(a == b for a, b in zip(true, given, strict=True)), len(true))
+            for true, given in zip(references, predictions, strict=True)
+        ]
+        return RowTotals(np.array(rows, dtype=np.float64).reshape(-1, 2), ratio)
