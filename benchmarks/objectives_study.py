@@ -27,8 +27,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from distil_nlp.build import Assembly
-from distil_nlp.evaluation.quality import PaddedBatches
-from distil_nlp.export import torch_logits
+from distil_nlp.export import torch_forward
 from distil_nlp.recipe import Recipe
 
 HERE = Path(__file__).parent
@@ -118,9 +117,8 @@ def recipe_for(folder: Path, dataset: str, layers: int, seed: int, method: dict[
 
 def right(assembly: Assembly, model: Any, split: str = "test") -> np.ndarray:
     """Which rows a model gets right."""
-    batches = PaddedBatches(assembly.rows[split], assembly.task.collator(assembly.tokenizer), batch_size=64)
-    logits = batches.logits(torch_logits(model.eval(), batches))
-    return np.asarray(assembly.task.predictions(logits) == np.asarray(assembly.rows[split]["labels"]))
+    outputs = assembly.batches(assembly.rows[split]).outputs(torch_forward(model.eval()), assembly.task.keep)
+    return np.asarray(assembly.predictions(outputs, split) == assembly.references(split))
 
 
 def teacher_of(assembly: Assembly, work: Path) -> Any:

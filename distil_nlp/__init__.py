@@ -9,16 +9,18 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "DistillationTrainer": "distil_nlp.training",
+    "EnsembleTeacher": "distil_nlp.teachers",
     "ModelTeacher": "distil_nlp.teachers",
     "Recipe": "distil_nlp.recipe",
+    "StoredTeacher": "distil_nlp.teachers",
     "build_student": "distil_nlp.students",
 }
-__all__ = ["DistillationTrainer", "ModelTeacher", "Recipe", "build_student"]
+__all__ = ["DistillationTrainer", "EnsembleTeacher", "ModelTeacher", "Recipe", "StoredTeacher", "build_student"]
 
 if TYPE_CHECKING:
     from distil_nlp.recipe import Recipe
     from distil_nlp.students import build_student
-    from distil_nlp.teachers import ModelTeacher
+    from distil_nlp.teachers import EnsembleTeacher, ModelTeacher, StoredTeacher
     from distil_nlp.training import DistillationTrainer
 
 

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from distil_nlp.data.align import align_labels, check_same_tokenizer, check_tokenizer_fits
+from distil_nlp.arguments_of_recipe import make_training_arguments
+from distil_nlp.augment_of_recipe import make_augmentation
+from distil_nlp.data.align import check_same_tokenizer, check_tokenizer_fits
+from distil_nlp.data.augment import Augmentation
 from distil_nlp.data.load import TaskData, load_task_data
-from distil_nlp.data.task import TASKS, Task
-from distil_nlp.errors import ModelError, RecipeError
+from distil_nlp.data.student_rows import StudentRows, student_rows
+from distil_nlp.data.tasks import TASKS, Forward, Outputs, Task
+from distil_nlp.errors import ModelError
 from distil_nlp.evaluation.metrics import compute_metrics
+from distil_nlp.evaluation.quality import PaddedBatches
+from distil_nlp.export import torch_forward
+from distil_nlp.loading import Loader
 from distil_nlp.loss_of_recipe import make_objectives, make_schedules, make_weighting
 from distil_nlp.mapping import LayerMapping
 from distil_nlp.objectives import LayerObjective, Objective
 from distil_nlp.recipe import Recipe
-from distil_nlp.recipe_sections import ModelReference
-from distil_nlp.references import HubReference, hub_access, pretrained_arguments, resolve
-from distil_nlp.students import build_student
+from distil_nlp.recipe_sections import WIDTHS, ModelReference
+from distil_nlp.students import add_lora, build_student
+from distil_nlp.teachers import ModelTeacher, Teacher
 from distil_nlp.training import DistillationTrainer, choose_layers
 
 logger = logging.getLogger(__name__)
 
-# What a recipe may overrule; every other argument has transformers' own default.
-TRAINING_DEFAULTS = {
-    "report_to": "none",
-    "save_strategy": "epoch",
-    "save_total_limit": 1,
-    "logging_steps": 20,
-}
+IMPORTANCE_BATCHES = 16  # of 16 rows, on which a narrower student's parts are chosen
 
 
 class Assembly:
@@ -47,19 +49,19 @@ class Assembly:
 
     def __init__(self, recipe: Recipe, progress: Callable[[str], None] = logger.info) -> None:
         self.recipe, self.progress = recipe, progress
-        self._sources: dict[tuple[str | None, ...], Path | HubReference] = {}
+        self._loader = Loader(progress)
 
     # ---- data ----
 
     @cached_property
     def task(self) -> Task:
         """What is learned."""
-        return TASKS[self.recipe.task.name]
+        return TASKS[self.recipe.task.name](self.recipe.task, partial(self._loader.json, self.recipe.teacher))
 
     @cached_property
     def data(self) -> TaskData:
-        """Clean rows in three splits."""
-        return load_task_data(self.recipe.task, self.progress)
+        """Clean rows by split."""
+        return load_task_data(self.task, self.progress)
 
     @cached_property
     def label_names(self) -> list[str] | None:
@@ -69,30 +71,57 @@ class Assembly:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer, which is the student's too."""
-        return self._load_tokenizer(self.recipe.teacher)
+        return self._loader.tokenizer(self.recipe.teacher)
 
     @cached_property
     def rows(self) -> dict[str, Any]:
         """Tokenized rows by split."""
-        length = self.recipe.task.max_length
-        return {name: self.task.tokenize(rows, self.tokenizer, length) for name, rows in self.data.splits.items()}
+        return {name: self.task.tokenize(rows, self.tokenizer) for name, rows in self.data.splits.items()}
+
+    def batches(self, rows: Any, description: str = "") -> PaddedBatches:
+        """Batches to evaluate tokenized rows in."""
+        collator = self.task.collator(self.tokenizer, train=False)
+        return PaddedBatches(rows, collator, batch_size=self.recipe.evaluation.batch_size, description=description)
+
+    def score(self, model: PreTrainedModel, split: str) -> dict[str, float]:
+        """A model's metrics on a split."""
+        if self.task.scored_by_teacher:
+            references = self.predictions(self.outputs(self.given_teacher(), split), split)
+        else:
+            references = self.references(split)
+        return self.metrics(self.predictions(self.outputs(model, split), split), references)
+
+    def outputs(self, model: PreTrainedModel, split: str) -> Outputs:
+        """What scoring keeps of a model's outputs on a split."""
+        return self.batches(self.rows[split]).outputs(self.forward(model), self.task.keep)
+
+    def forward(self, model: PreTrainedModel) -> Forward:
+        """A model as a function from padded batches to what scoring keeps something of."""
+        return self.task.forward(model.eval(), self.tokenizer) or torch_forward(model.eval())
+
+    def predictions(self, outputs: Outputs, split: str) -> Any:
+        """What the metrics take of a model's outputs on a split."""
+        return self.task.predictions(outputs, self.rows[split], self.data.splits[split])
+
+    def references(self, split: str) -> Any:
+        """What is right on a split, where its rows say it."""
+        return self.task.references(self.rows[split], self.data.splits[split])
 
     @cached_property
     def metric_names(self) -> tuple[str, ...]:
         """The recipe's metrics, or the task's own; the first is the headline."""
-        return self.recipe.task.metrics or self.task.metrics
+        return self.recipe.task.metrics or self.task.metrics_for(self.label_names)
 
     @cached_property
     def metrics(self) -> Callable[[Any, Any], dict[str, float]]:
         """From predictions and references to the value of each metric."""
-        return compute_metrics(self.metric_names, num_labels=len(self.label_names) if self.label_names else None)
+        return compute_metrics(self.metric_names, takes=self.task.predicts, label_names=self.label_names)
 
     # ---- models ----
 
     def pretrained(self) -> PreTrainedModel:
-        """The checkpoint that fine-tuning starts from, with a fresh head (the same for every call)."""
-        section = self.recipe.teacher
-        reference = section if section.fine_tune is not None else section.base
+        """The checkpoint that fine-tuning starts from; a head that it does not have is the same for every call."""
+        reference = self.recipe.pretrained
         if reference is None:
             raise ModelError(
                 "The pre-trained checkpoint is needed.",
@@ -104,8 +133,7 @@ class Assembly:
     def given_teacher(self) -> PreTrainedModel:
         """The teacher as the recipe names it, which must be fine-tuned already and know the data's labels."""
         teacher = self._load(self.recipe.teacher, keep_head=True)
-        if self.label_names:
-            align_labels(teacher.config, self.label_names)
+        self.task.fit_teacher(teacher, self.label_names)
         return teacher
 
     def student(self, teacher: PreTrainedModel) -> PreTrainedModel:
@@ -113,20 +141,38 @@ class Assembly:
         section = self.recipe.student
         if section.model is not None:
             reference = ModelReference(model=section.model, sha256=section.sha256, revision=section.revision)
-            check_same_tokenizer(self.tokenizer, self._load_tokenizer(reference))
-            return self._load(reference)
-        return self.shallower(teacher if section.start == "teacher" else self.pretrained())
+            check_same_tokenizer(self.tokenizer, self._loader.tokenizer(reference))
+            student = self._load(reference)
+        else:
+            student = self.smaller(teacher if section.start == "teacher" else self.pretrained())
+        self.task.check_student(student, teacher)
+        return self._with_adapters(student)
 
     def control(self, name: str, teacher: PreTrainedModel) -> PreTrainedModel:
         """A control before its first step: the student's architecture, from one of two starts."""
         if name == "same_start" or self.recipe.student.model is not None:
             return self.student(teacher)
-        return self.shallower(self.pretrained())
+        return self._with_adapters(self.smaller(self.pretrained()))
 
-    def shallower(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The student's layers of a model."""
+    def _with_adapters(self, student: PreTrainedModel) -> Any:
+        lora = self.recipe.student.lora
+        set_seed(self.recipe.seed)  # the adapters' first weights
+        return student if lora is None else add_lora(student, **lora.model_dump())
+
+    def smaller(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The student's layers of a model, and of these the parts that are important on some training rows."""
         section = self.recipe.student
-        return build_student(model, num_layers=section.num_layers, layers=section.layers)
+        sizes = {key: size for key in WIDTHS if (size := getattr(section, key)) is not None}
+        set_seed(self.recipe.seed)  # what is random about batches
+        batches = islice(self._train_batches(), IMPORTANCE_BATCHES) if sizes else None
+        return build_student(model, num_layers=section.num_layers, layers=section.layers, **sizes, batches=batches)
+
+    def _train_batches(self) -> Iterator[dict[str, Any]]:
+        """Batches of 16 training rows, in an order that the seed decides."""
+        rows = self.rows["train"].shuffle(seed=self.recipe.seed)
+        collate = self.task.collator(self.tokenizer)
+        for start in range(0, len(rows), 16):
+            yield dict(collate([rows[i] for i in range(start, min(start + 16, len(rows)))]))
 
     def load_saved(self, folder: Path) -> PreTrainedModel:
         """A model that a stage has saved."""
@@ -134,37 +180,22 @@ class Assembly:
         return model.eval()
 
     def _load(self, reference: Any, *, keep_head: bool = False) -> PreTrainedModel:
-        source, gguf_file = self._source(reference), getattr(reference, "gguf_file", None)
-        name, arguments = pretrained_arguments(source, gguf_file)
-        if not keep_head:
-            arguments |= self.task.model_kwargs(self.label_names) | {"ignore_mismatched_sizes": True}
-        dtype = getattr(reference, "dtype", None) if keep_head else None
+        arguments: dict[str, Any] = {}
+        if keep_head:
+            arguments["dtype"] = getattr(reference, "dtype", None) or torch.float32
+        else:
+            arguments = self.task.model_kwargs(self.label_names)
+            arguments["ignore_mismatched_sizes"] = bool(arguments)  # of a head that other labels had
         set_seed(self.recipe.seed)  # the head's first weights
-        with hub_access(source):
-            model: PreTrainedModel = self.task.auto_class.from_pretrained(
-                name, dtype=dtype or torch.float32, use_safetensors="gguf_file" not in arguments or None, **arguments
-            )
+        model = self._loader.model(reference, self.task.auto_class, **arguments)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self.tokenizer.pad_token_id
-        check_tokenizer_fits(self.tokenizer, model.config, max_length=self.recipe.task.max_length)
+        bench, key = self.recipe.bench, "bench.sequence_length"
+        written = {f"{key} + bench.new_tokens": bench.sequence_length + bench.new_tokens}
+        timed = written if self.recipe.task.decoding else {key: bench.sequence_length}
+        for key, length in {**self.task.lengths, **timed}.items():
+            check_tokenizer_fits(self.tokenizer, model.config, max_length=length, key=key)
         return model
-
-    def _load_tokenizer(self, reference: Any) -> PreTrainedTokenizerBase:
-        source = self._source(reference)
-        name, arguments = pretrained_arguments(source, getattr(reference, "gguf_file", None))
-        with hub_access(source):
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **arguments)
-        if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
-
-    def _source(self, reference: Any) -> Path | HubReference:
-        which = {"sha256": reference.sha256, "revision": reference.revision}
-        which["gguf_file"] = getattr(reference, "gguf_file", None)
-        key = (reference.model, *which.values())
-        if key not in self._sources:
-            self._sources[key] = resolve(reference.model, **which, progress=self.progress)
-        return self._sources[key]
 
     # ---- training ----
 
@@ -174,7 +205,7 @@ class Assembly:
         Raises:
             RecipeError: for whatever the recipe says of the loss that cannot be, with its line.
         """
-        objectives = make_objectives(self.recipe)
+        objectives = make_objectives(self.recipe, self.task.objective_arguments())
         make_schedules(self.recipe, objectives)
         make_weighting(self.recipe)
         return objectives
@@ -184,7 +215,7 @@ class Assembly:
 
         Layers that are to be paired by how alike they are (``mapping: cka``) are compared and paired here.
         """
-        objectives = make_objectives(self.recipe)
+        objectives = make_objectives(self.recipe, self.task.objective_arguments())
         self.choose_layers(objectives, student, teacher)
         callbacks, weighting = make_schedules(self.recipe, objectives), make_weighting(self.recipe)
         return {"objectives": objectives, "callbacks": callbacks, "weighting": weighting}
@@ -196,30 +227,38 @@ class Assembly:
         waiting = [o for o in objectives if isinstance(o, LayerObjective) and o.mapping.to_be_chosen]
         if not waiting:
             return
-        rows = self.rows["train"].shuffle(seed=self.recipe.seed)
-        collate = self.task.collator(self.tokenizer)
-        starts = range(0, len(rows), 16)
-        batches = (dict(collate([rows[i] for i in range(at, min(at + 16, len(rows)))])) for at in starts)
-        mapping: LayerMapping = choose_layers(student, teacher, batches)
+        mapping: LayerMapping = choose_layers(student, teacher, self._train_batches())
         self.progress(f"layers chosen by their similarity: {mapping}")
         for objective in waiting:
             objective.mapping = mapping
 
-    def training_arguments(self, arguments: dict[str, Any], output_dir: Path) -> TrainingArguments:
-        """A section of the recipe as ``TrainingArguments``.
+    def augmentation(self, teacher: PreTrainedModel) -> Augmentation | None:
+        """How copies of the training rows are made for the student; None for none."""
+        return make_augmentation(self.recipe, self._loader, tokenizer=self.tokenizer, teacher=teacher)
 
-        Raises:
-            RecipeError: for arguments that do not go together, or that this machine cannot serve.
-        """
-        values = {**TRAINING_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **arguments}
-        try:
-            return TrainingArguments(output_dir=str(output_dir), seed=self.recipe.seed, **values)
-        except (ValueError, ImportError) as error:
-            raise RecipeError(
-                "The training arguments do not go together, or not with this machine.",
-                str(error),
-                f"Correct `training` or `teacher.fine_tune` in the recipe ({self.recipe.line_of('training')}).",
-            ) from None
+    def student_rows(self, teacher: PreTrainedModel, folder: Path) -> StudentRows:
+        """All rows that the student is trained on: the labelled ones, and those that its teacher alone labels."""
+        labelled, how = self.distilled_rows(teacher, folder), self.augmentation(teacher)
+        return student_rows(
+            self.task, self.data.splits, labelled, tokenizer=self.tokenizer, how=how, progress=self.progress
+        )
+
+    def distilled_rows(self, teacher: PreTrainedModel, folder: Path) -> Any:
+        """The training rows as the student learns them; what the teacher is asked for is kept in the run's folder."""
+        arguments = self.training_arguments(self.recipe.training, folder / "checkpoints")
+        with arguments.main_process_first(desc="the teacher's part in the rows"):
+            return self.task.distilled(
+                self.rows["train"],
+                self.tokenizer,
+                teacher=teacher.to(arguments.device),  # type: ignore[arg-type]
+                fingerprint=ModelTeacher(teacher).fingerprint,
+                folder=folder,
+                batch_size=self.recipe.evaluation.batch_size,
+            )
+
+    def training_arguments(self, arguments: dict[str, Any], output_dir: Path) -> TrainingArguments:
+        """A section of the recipe as ``TrainingArguments``."""
+        return make_training_arguments(self.recipe, arguments, output_dir)
 
     def trainer(
         self,
@@ -227,7 +266,8 @@ class Assembly:
         *,
         arguments: dict[str, Any],
         output_dir: Path,
-        teacher: PreTrainedModel | None = None,
+        teacher: PreTrainedModel | Teacher | None = None,
+        rows: Any = None,
         **loss: Any,
     ) -> DistillationTrainer:
         """A trainer on the recipe's rows; without a teacher it fine-tunes.
@@ -237,6 +277,7 @@ class Assembly:
             arguments: The recipe's ``training`` or ``teacher.fine_tune``.
             output_dir: Where checkpoints go.
             teacher: The teacher.
+            rows: Tokenized rows to train on; the recipe's if None.
             **loss: What :meth:`loss` gives, or ``objectives``.
         """
         return DistillationTrainer(
@@ -244,13 +285,15 @@ class Assembly:
             teacher=teacher,
             **loss,
             args=self.training_arguments(arguments, output_dir),
-            train_dataset=self.rows["train"],
+            train_dataset=self.rows["train"] if rows is None else rows,
             eval_dataset=self.rows["validation"],
             processing_class=self.tokenizer,
             data_collator=self.task.collator(self.tokenizer),
-            compute_metrics=self._score,
+            eval_collator=self.task.collator(self.tokenizer, train=False),
+            compute_metrics=self._score if self.task.by_row else None,
         )
 
     def _score(self, prediction: Any) -> dict[str, float]:
-        logits = prediction.predictions
-        return self.metrics(self.task.predictions(np.asarray(logits)), prediction.label_ids)
+        values, rows = np.asarray(prediction.predictions), prediction.label_ids
+        outputs = Outputs(values, np.ones(len(values), dtype=np.int64))
+        return self.metrics(self.task.predictions(outputs, rows, rows), rows)

@@ -108,7 +108,7 @@ def list_(
     ],
 ) -> None:
     """Lists what a recipe can name."""
-    from distil_nlp.data.task import TASKS
+    from distil_nlp.data.tasks import TASKS
     from distil_nlp.evaluation.metrics import METRICS
     from distil_nlp.mapping import STRATEGIES
     from distil_nlp.objectives import OBJECTIVES

@@ -6,7 +6,9 @@ from typing import Any
 
 from distil_nlp.data.load import DataSummary
 from distil_nlp.evaluation.bootstrap import Interval, MetricInterval
-from distil_nlp.evaluation.ledger import Curve, DataInfo, LatencyRow, LayerMap, Ledger, Row, Stage
+from distil_nlp.evaluation.ledger import Ledger
+from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, LatencyRow, LayerMap, Row, Stage, WritingRow
+from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.recipe import Recipe
 from distil_nlp.run_folder import RunFolder, environment
 
@@ -31,9 +33,10 @@ def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str)
         name=recipe.name,
         task=recipe.task.name,
         metric=metric,
+        lower_is_better=not higher_is_better(metric),
         data=DataInfo(
             dataset=recipe.task.dataset,
-            rows=data.rows,
+            rows=data.rows | _augmented(results.get("distill", {})),
             classes=data.label_names,
             majority_baseline=data.majority_baseline,
         ),
@@ -44,13 +47,18 @@ def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str)
         **_layers(results.get("distill", {})),
     )
     for name, interval in evaluated["gains"].items():
-        ledger.add_gain(name, Interval(**interval))
+        ledger.add_gain(
+            name,
+            Interval(**interval),
+            points=in_points(metric),
+            lower_is_better=not higher_is_better(metric),
+        )
     return ledger
 
 
 def _rows(evaluated: dict[str, Any], results: dict[str, Any]) -> list[Row]:
     artefacts = {**evaluated["artefacts"], **results.get("export", {}).get("artefacts", {})}
-    latencies = results.get("bench", {}).get("latencies", {})
+    latencies, writing = (results.get("bench", {}).get(kind, {}) for kind in ("latencies", "writing"))
     return [
         Row(
             name=name,
@@ -60,9 +68,14 @@ def _rows(evaluated: dict[str, Any], results: dict[str, Any]) -> list[Row]:
             parameters=scores["parameters"],
             size_mb=scores["size_mb"],
             latencies=[LatencyRow(**row) for row in latencies.get(name, [])],
+            writing=[WritingRow(**row) for row in writing.get(name, [])],
         )
         for name, scores in artefacts.items()
     ]
+
+
+def _augmented(distilled: dict[str, Any]) -> dict[str, int]:
+    return {"augmented": distilled["augmented"]} if distilled.get("augmented") else {}
 
 
 def _layers(distilled: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from distil_nlp.data.tasks import TASKS
 from distil_nlp.errors import RecipeError
 from distil_nlp.objectives import Objective
 from distil_nlp.outside import objective_class
@@ -13,31 +15,41 @@ from distil_nlp.recipe import Recipe
 from distil_nlp.training import WEIGHTINGS, Schedule, ScheduleCallback, Weighting
 from distil_nlp.training.schedules import schedule_from
 
-DEFAULT_OBJECTIVES: dict[str, dict[str, Any]] = {
-    "task_loss": {"weight": 0.5},
-    "logits_kl": {"weight": 0.5, "temperature": 2.0},
-}
 
+def make_objectives(recipe: Recipe, arguments_of_task: Mapping[str, Any] | None = None) -> list[Objective]:
+    """New objectives as the recipe lists them, or the task's own; what follows a schedule has its first value.
 
-def make_objectives(recipe: Recipe) -> list[Objective]:
-    """New objectives as the recipe lists them, or the default ones; what follows a schedule has its first value.
+    Args:
+        recipe: The recipe.
+        arguments_of_task: Given to objectives that take them, where the recipe does not.
 
     Raises:
-        RecipeError: for a name or a parameter that does not exist, with the line of the recipe.
+        RecipeError: for a name or a parameter that does not exist, or rows that no objective would learn from, with
+            the line of the recipe.
     """
-    made = []
+    made: list[Objective] = []
     for name, arguments in _listed(recipe).items():
         schedules = _schedules(recipe, name, arguments)
         with _placed(recipe, f"objectives.{name}"):
             cls = objective_class(name, recipe.code_folder)
+            taken = inspect.signature(cls).parameters
+            own = {key: value for key, value in (arguments_of_task or {}).items() if key in taken}
+            first = {key: schedule(0.0) for key, schedule in schedules.items()}
             try:
-                made.append(cls(**{**arguments, **{key: schedule(0.0) for key, schedule in schedules.items()}}))
+                made.append(cls(**{**own, **arguments, **first}))
             except TypeError as error:
                 raise RecipeError(
                     f"objective '{name}' cannot be made with {arguments}.",
                     f"{error}".replace(f"{cls.__name__}.__init__() ", ""),
                     "docs/objectives.md lists the parameters of each objective.",
                 ) from None
+    for key in ("unlabelled", "augment"):
+        if getattr(recipe.task, key) is not None and not any(objective.uses_teacher for objective in made):
+            raise RecipeError(
+                f"{recipe.line_of(f'task.{key}')}: the rows of task.{key} are labelled by the teacher alone.",
+                f"No objective learns from it ({', '.join(objective.name for objective in made)}).",
+                f"Add one that does, as logits_kl, or leave out {key}.",
+            )
     return made
 
 
@@ -72,8 +84,8 @@ def make_weighting(recipe: Recipe) -> Weighting | None:
         return WEIGHTINGS[section.method](**section.parameters)
 
 
-def _listed(recipe: Recipe) -> Mapping[str, dict[str, Any]]:
-    return recipe.objectives or DEFAULT_OBJECTIVES
+def _listed(recipe: Recipe) -> Mapping[str, Mapping[str, Any]]:
+    return recipe.objectives or TASKS[recipe.task.name](recipe.task).default_objectives
 
 
 def _schedules(recipe: Recipe, name: str, arguments: Mapping[str, Any]) -> dict[str, Schedule]:

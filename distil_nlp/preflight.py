@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distil_nlp.blocks import describe
+from distil_nlp.blocks import describe, inner_model
 from distil_nlp.build import Assembly
 from distil_nlp.capture import capture, prepare_attention
+from distil_nlp.data.augment import augmented
 from distil_nlp.errors import ModelError
 from distil_nlp.evaluation.efficiency import count_parameters
-from distil_nlp.evaluation.quality import PaddedBatches
-from distil_nlp.export import torch_logits
 from distil_nlp.mapping import LayerPairs
 from distil_nlp.objectives import LayerObjective, Objective
 from distil_nlp.signals import Batch, Needs, Signals
@@ -36,31 +35,35 @@ class Preflight:
         rows: Rows of each split.
         dropped: Rows left out, by reason.
         label_names: In the order of their ids.
-        majority_baseline: Accuracy on the test rows of always giving the commonest label.
+        majority_baseline: Accuracy on the test rows of always giving the commonest label, where rows have one each.
         layer_map: ``(student block, teacher block)`` by objective.
         terms: Weighted loss terms of one real batch, before the first step.
         parameters: Of teacher and student.
         memory_mb: Expected for weights, gradients, optimizer state and one batch's activations.
+        augmented: Copies of training rows that the student gets, at most: some may repeat a text.
     """
 
     rows: dict[str, int]
     dropped: dict[str, int]
     label_names: list[str]
-    majority_baseline: float
+    majority_baseline: float | None
     layer_map: dict[str, LayerPairs]
     terms: dict[str, float]
     parameters: dict[str, int]
     memory_mb: dict[str, float]
+    augmented: int = 0
 
     def lines(self) -> list[str]:
         """What to print."""
         rows = ", ".join(f"{name} {count:,}" for name, count in self.rows.items())
+        rows += f", augmented up to {self.augmented:,}" if self.augmented else ""
         dropped = "".join(f"; {count} left out ({reason})" for reason, count in self.dropped.items())
+        alone = "" if self.majority_baseline is None else f"; the commonest alone scores {self.majority_baseline:.3f}"
         total = sum(self.memory_mb.values())
         parts = ", ".join(f"{name} {size:.0f}" for name, size in self.memory_mb.items())
         return [
             f"rows        {rows}{dropped}",
-            f"labels      {_listed(self.label_names)}; the commonest alone scores {self.majority_baseline:.3f}",
+            *([f"labels      {_listed(self.label_names)}{alone}"] if self.label_names else []),
             *(f"layers      {name}: {_pairs(pairs)}" for name, pairs in self.layer_map.items()),
             "terms       " + ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items()),
             "parameters  " + ", ".join(f"{name} {count:,}" for name, count in self.parameters.items()),
@@ -91,6 +94,7 @@ def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflig
     batch = _one_batch(assembly)
     assembly.choose_layers(objectives, student, teacher)
     terms, activations = _terms(objectives, student, teacher, batch)
+    copies = _try_augmentation(assembly, teacher)
     parameters = {"teacher": count_parameters(teacher), "student": count_parameters(student)}
     return Preflight(
         rows=summary.rows,
@@ -101,31 +105,35 @@ def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflig
         terms=terms,
         parameters=parameters,
         memory_mb=_memory(teacher, parameters["student"], activations, assembly.recipe.teacher.fine_tune is not None),
+        augmented=copies,
     )
+
+
+def _try_augmentation(assembly: Assembly, teacher: PreTrainedModel) -> int:
+    """Makes the copies of a few rows, and says how many there are of all at most."""
+    how, rows = assembly.augmentation(teacher), assembly.data.splits["train"]
+    if how is None:
+        return 0
+    augmented(rows.select(range(min(8, len(rows)))), list(assembly.task.text_columns), how)
+    return len(rows) * how.copies
 
 
 def refuse_weak_teacher(assembly: Assembly, teacher: PreTrainedModel) -> None:
-    """Refuses a teacher that is no better on the validation rows than their commonest label.
+    """Refuses a teacher that is no better on the validation rows than one answer for all.
 
     Raises:
-        ModelError: with both figures.
+        ModelError: with the figures.
     """
     rows = assembly.rows["validation"]
-    rows = rows.shuffle(seed=assembly.recipe.seed).select(range(min(len(rows), TEACHER_ROWS)))
-    batches = PaddedBatches(
-        rows, assembly.task.collator(assembly.tokenizer), batch_size=assembly.recipe.evaluation.batch_size
-    )
-    predictions = assembly.task.predictions(batches.logits(torch_logits(teacher.eval(), batches)))
-    references = np.asarray(rows["labels"])
-    scores = assembly.task.row_scores(predictions, references)
-    if scores is None:
-        return
-    majority = np.bincount(references).max() / len(references)
-    if scores.mean() <= majority:
+    chosen = sorted(np.random.default_rng(assembly.recipe.seed).permutation(len(rows))[:TEACHER_ROWS].tolist())
+    rows = rows.select(chosen)
+    batches = assembly.batches(rows)
+    outputs = batches.outputs(assembly.forward(teacher), assembly.task.keep)
+    weakness = assembly.task.weakness(outputs, rows)
+    if weakness is not None:
         raise ModelError(
             "A teacher must know the task before it can teach it.",
-            f"On {len(references)} validation rows it is right in {scores.mean():.3f}; "
-            f"always giving the commonest label would be right in {majority:.3f}.",
+            weakness,
             "Check that it was trained for these labels, give it `fine_tune`, or train it for longer.",
         )
 
@@ -144,11 +152,11 @@ def _terms(
     guide = ModelTeacher(teacher)
     ours, theirs = Needs(), Needs()
     for objective in objectives:
-        objective.bind(describe(student), guide.shape)
+        objective.bind(describe(inner_model(student)), guide.shape)
         ours, theirs = ours | objective.student_needs, theirs | objective.teacher_needs
     guide.prepare(theirs, torch.device("cpu"))
     if ours.attentions:
-        prepare_attention(student, "student")
+        prepare_attention(inner_model(student), "student")
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

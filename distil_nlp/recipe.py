@@ -19,25 +19,32 @@ from distil_nlp.errors import RecipeError, near_match
 from distil_nlp.recipe_arguments import check_training_arguments
 from distil_nlp.recipe_errors import FaultError, explain
 from distil_nlp.recipe_sections import (
+    WIDTHS,
     BenchSection,
     EvaluationSection,
     ExportSection,
+    ModelReference,
     Section,
     StudentSection,
-    TaskSection,
     TeacherSection,
     WeightingSection,
     folder_name,
     unique,
 )
+from distil_nlp.recipe_tasks import AnyTaskSection
 
 # Setting the key by an override drops what a recipe says in its place, or about its former value.
 _REPLACES = {
-    "task.dataset": ("task.sha256", "task.config", "task.revision"),
+    "task.dataset": ("task.sha256", "task.config", "task.revision", "task.split_names"),
     "teacher.model": ("teacher.sha256", "teacher.revision", "teacher.gguf_file", "teacher.base"),
     "student.num_layers": ("student.layers", "student.model", "student.sha256", "student.revision"),
     "student.layers": ("student.num_layers", "student.model", "student.sha256", "student.revision"),
-    "student.model": ("student.num_layers", "student.layers", "student.sha256", "student.revision"),
+    **{f"student.{key}": ("student.model", "student.sha256", "student.revision") for key in WIDTHS},
+    "student.model": (
+        *(f"student.{key}" for key in ("num_layers", "layers", *WIDTHS)),
+        "student.sha256",
+        "student.revision",
+    ),
 }
 
 
@@ -63,7 +70,7 @@ class Recipe(Section):
 
     name: Annotated[str, AfterValidator(folder_name)]
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
-    task: TaskSection
+    task: AnyTaskSection
     teacher: TeacherSection
     student: StudentSection
     objectives: Annotated[dict[str, Arguments], BeforeValidator(_mapping)] = Field(default_factory=dict)
@@ -81,10 +88,35 @@ class Recipe(Section):
     _source: recipe_yaml.Source = PrivateAttr(default_factory=recipe_yaml.Source)
 
     @model_validator(mode="after")
+    def _check_labels(self) -> Recipe:
+        if self.task.labelled:
+            return self
+        found = f"Rows of {self.task.name} have no labels: only a teacher says what is right."
+        if "task_loss" in self.objectives:
+            raise FaultError(found, "Leave it out.", key="objectives.task_loss")
+        if self.control:
+            raise FaultError(found, "Leave it out: a control is trained without a teacher.", key="control")
+        if self.teacher.fine_tune is not None:
+            raise FaultError(found, "Leave it out, and use a teacher that knows the task.", key="teacher.fine_tune")
+        return self
+
+    @model_validator(mode="after")
+    def _check_export(self) -> Recipe:
+        if self.export is not None and not self.task.exportable:
+            raise FaultError(
+                f"Students of {self.task.name} cannot be exported to ONNX yet: each of their parts needs a graph.",
+                "Leave `export` out, or write `export: null`.",
+                key="export",
+            )
+        if self.export is not None and self.export.cache is not None and not self.task.decoding:
+            found = f"Models of {self.task.name} do not write token by token, so there is nothing to keep."
+            raise FaultError(found, "Leave it out.", key="export.cache")
+        return self
+
+    @model_validator(mode="after")
     def _check(self) -> Recipe:
         from_teacher = self.student.model is None
-        has_pretrained = self.teacher.fine_tune is not None or self.teacher.base is not None
-        if from_teacher and not has_pretrained:
+        if from_teacher and self.pretrained is None:
             found = "The teacher is already fine-tuned, and the recipe does not say from which checkpoint."
             fix = "Give teacher.base (the model it was fine-tuned from), or teacher.fine_tune, or "
             if "pretrained" in self.control:
@@ -123,6 +155,13 @@ class Recipe(Section):
         check_training_arguments(recipe.training, source, ("training",))
         check_training_arguments(recipe.teacher.fine_tune or {}, source, ("teacher", "fine_tune"))
         return recipe
+
+    @property
+    def pretrained(self) -> ModelReference | None:
+        """The checkpoint before any fine-tuning, as far as the recipe says; a language model may be one itself."""
+        if self.teacher.fine_tune is not None:
+            return self.teacher
+        return self.teacher.base or (self.teacher if self.task.pretrained_suffices else None)
 
     @property
     def code_folder(self) -> Path | None:

@@ -31,8 +31,14 @@ def explain(error: ValidationError, model: type[BaseModel], source: Source) -> R
 
 
 def _explain_one(problem: Any, model: type[BaseModel], source: Source) -> tuple[str, str, str]:
-    path: KeyPath = tuple(str(key) for key in problem["loc"])
+    path = _without_kinds(model, tuple(str(key) for key in problem["loc"]))
     kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "union_tag_not_found":
+        kind, path = "missing", (*path, _unquoted(context["discriminator"])[0])
+    if kind == "union_tag_invalid":
+        path = (*path, _unquoted(context["discriminator"])[0])
+        asked = f"{source.where(path)}: '{_dotted(path, source)}' cannot be '{context['tag']}'."
+        return asked, near_match(context["tag"], _unquoted(context["expected_tags"])), ""
     if kind == "missing":
         section = ".".join(path[:-1])
         needs = f"'{section}' needs" if section else "a recipe needs"
@@ -41,7 +47,7 @@ def _explain_one(problem: Any, model: type[BaseModel], source: Source) -> tuple[
         inside = f" in '{'.'.join(path[:-1])}'" if path[1:] else ""
         return (
             f"{source.where(path)}: unknown key '{path[-1]}'{inside}.",
-            near_match(path[-1], _keys(model, path)),
+            near_match(path[-1], _keys(model, tuple(str(key) for key in problem["loc"]))),
             "",
         )
     fault = context.get("error")
@@ -49,12 +55,12 @@ def _explain_one(problem: Any, model: type[BaseModel], source: Source) -> tuple[
         path += fault.path
         return f"{source.where(path)}: '{_dotted(path, source)}' cannot be used.", fault.found, fault.fix
     asked = f"{source.where(path)}: '{_dotted(path, source)}' cannot be {_shown(value)}."
-    if kind in ("model_type", "dict_type"):
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
         return asked, "A section is needed here.", "Write one 'key: value' a line below it, indented."
     if kind == "tuple_type":
         return asked, "A list is needed here.", "Write it as [a, b]."
     if kind == "literal_error":
-        return asked, near_match(str(value), re.findall(r"'([^']*)'", context["expected"])), ""
+        return asked, near_match(str(value), _unquoted(context["expected"])), ""
     if kind == "string_type" and isinstance(value, (int, float)):
         return asked, "A text is needed here.", f'Put it in quotes: "{value}"'
     return asked, f"{problem['msg']}.", ""
@@ -65,12 +71,37 @@ def _dotted(path: KeyPath, source: Source) -> str:
     return ".".join(source.known_part(path) or path)
 
 
+def _unquoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
+
+
+def _walk(model: type[BaseModel], path: KeyPath) -> tuple[KeyPath, type[BaseModel]]:
+    """The keys of a pydantic path, and the innermost section; the names of kinds of sections are no keys."""
+    keys: list[str] = []
+    kinds: dict[str, type[BaseModel]] = {}
+    for key in path:
+        if key in kinds:
+            model, kinds = kinds[key], {}
+            continue
+        keys.append(key)
+        if key in model.model_fields:
+            info = model.model_fields[key]
+            sections = [part for part in (info.annotation, *get_args(info.annotation)) if _is_section(part)]
+            if info.discriminator is not None:
+                tag = str(info.discriminator)
+                kinds = {get_args(section.model_fields[tag].annotation)[0]: section for section in sections}
+            elif sections:
+                model = sections[0]
+    return tuple(keys), model
+
+
+def _without_kinds(model: type[BaseModel], path: KeyPath) -> KeyPath:
+    return _walk(model, path)[0]
+
+
 def _keys(model: type[BaseModel], path: KeyPath) -> list[str]:
     """The known keys of the section that ``path`` ends in."""
-    for key in path[:-1]:
-        annotation = model.model_fields[key].annotation
-        model = next(part for part in (annotation, *get_args(annotation)) if _is_section(part))
-    return list(model.model_fields)
+    return list(_walk(model, path[:-1])[1].model_fields)
 
 
 def _is_section(part: Any) -> bool:

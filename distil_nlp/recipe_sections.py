@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -13,7 +11,7 @@ from distil_nlp.errors import UnresolvedReferenceError
 from distil_nlp.recipe_errors import FaultError
 from distil_nlp.wheels import SCHEME, WheelMember
 
-SPLITS = ("train", "validation", "test")
+WIDTHS = ("hidden_size", "num_heads", "intermediate_size")
 WEIGHTINGS: dict[str, dict[str, Any]] = {  # parameters and their defaults
     "uncertainty": {"learning_rate": 0.01},
     "grad_norm": {"alpha": 1.5, "every": 10, "rate": 0.2},
@@ -33,18 +31,6 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _named(values: Any) -> Any:
-    return {str(name): value for name, value in values.items()} if isinstance(values, dict) else values
-
-
-def _known_encoding(name: str) -> str:
-    try:
-        codecs.lookup(name)
-    except LookupError:
-        raise FaultError(f"Python knows no encoding '{name}'.", "Try utf-8, latin-1 or cp1252.") from None
-    return name
-
-
 def _hash(sha256: str) -> str:
     if not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise FaultError(f"It is {sha256!r}.", "A sha256 has 64 hexadecimal digits (pip hash FILE.whl prints it).")
@@ -58,15 +44,8 @@ def folder_name(name: str) -> str:
     return name
 
 
-def _whole_split(fractions: dict[str, float]) -> dict[str, float]:
-    if set(fractions) != set(SPLITS) or not all(fraction > 0 for fraction in fractions.values()):
-        raise FaultError(f"It is {fractions}.", "Give train, validation and test, each above 0.")
-    if not math.isclose(total := sum(fractions.values()), 1.0, abs_tol=1e-6):
-        raise FaultError(f"Its fractions sum to {total:g}.", "Make them sum to 1.")
-    return fractions
-
-
-def _check_hash(key: str, reference: str | None, sha256: str | None) -> None:
+def check_hash(key: str, reference: str | None, sha256: str | None) -> None:
+    """Refuses a ``wheel://`` reference without its sha256, and a sha256 for anything else."""
     if reference is not None and reference.startswith(SCHEME):
         try:
             WheelMember.parse(reference, sha256)
@@ -94,36 +73,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TaskSection(Section):
-    """What is learned, and from which rows; ``config`` and ``revision`` are for data on the Hub.
-
-    Empty ``metrics`` stands for the task's own.
-    """
-
-    name: Word
-    dataset: Word
-    config: Word | None = None
-    revision: Word | None = None
-    sha256: Sha256 | None = None
-    text: Word = "text"
-    text_pair: Word | None = None
-    label: Word = "label"
-    classes: Annotated[dict[str, Word], Field(min_length=2), BeforeValidator(_named)] | None = None
-    split: Annotated[dict[str, Fraction], AfterValidator(_whole_split)] = {
-        "train": 0.8,
-        "validation": 0.1,
-        "test": 0.1,
-    }
-    max_length: Count = 128
-    metrics: Annotated[tuple[Word, ...], AfterValidator(unique)] = ()
-    encoding: Annotated[Word, AfterValidator(_known_encoding)] = "utf-8"
-
-    @model_validator(mode="after")
-    def _check(self) -> TaskSection:
-        _check_hash("dataset", self.dataset, self.sha256)
-        return self
-
-
 class ModelReference(Section):
     """A Hub id, a local folder or a ``wheel://`` reference, and which version of it."""
 
@@ -133,12 +82,21 @@ class ModelReference(Section):
 
     @model_validator(mode="after")
     def _check_reference(self) -> ModelReference:
-        _check_hash("model", self.model, self.sha256)
+        check_hash("model", self.model, self.sha256)
         return self
 
 
 def _reference(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value
+
+
+class StoreSection(Section):
+    """Where the teacher's outputs are stored, how many of its logits, how precisely, and in how much space."""
+
+    folder: Word | None = None
+    top_k: Count | None = None
+    dtype: Literal["float32", "float16", "int8"] = "float32"
+    budget_mb: Positive = 10_000.0
 
 
 class TeacherSection(ModelReference):
@@ -148,26 +106,43 @@ class TeacherSection(ModelReference):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     fine_tune: dict[str, Any] | None = None
     base: Annotated[ModelReference | None, BeforeValidator(_reference)] = None
+    store: StoreSection | None = None
+
+
+class LoraSection(Section):
+    """Low-rank adapters that are trained instead of all weights, and merged when the student is saved."""
+
+    rank: Count = 8
+    alpha: Positive = 16.0
+    dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    target_modules: Annotated[tuple[Word, ...], Field(min_length=1), AfterValidator(unique)] | None = None
 
 
 class StudentSection(Section):
-    """The student: some of the teacher's layers, by number from 1 or by how many, or a checkpoint."""
+    """The student: some of the teacher's layers, by number or by how many, and parts of these; or a checkpoint."""
 
     num_layers: Count | None = None
     layers: Counts | None = None
+    hidden_size: Count | None = None
+    num_heads: Count | None = None
+    intermediate_size: Count | None = None
     model: Word | None = None
     sha256: Sha256 | None = None
     revision: Word | None = None
     start: Literal["teacher", "pretrained"] = "teacher"
+    lora: LoraSection | None = None
 
     @model_validator(mode="after")
     def _check(self) -> StudentSection:
         given = [key for key in ("num_layers", "layers", "model") if getattr(self, key) is not None]
-        if len(given) != 1:
+        widths = [key for key in WIDTHS if getattr(self, key) is not None]
+        if len(given) > 1 or not (given or widths) or (widths and self.model):
+            given += widths
             found = f"It has {' and '.join(given) or 'none of them'}."
-            fix = "Give exactly one of num_layers, layers and model."
+            sizes = ", ".join(WIDTHS)
+            fix = f"Give exactly one of num_layers, layers and model; beside or in place of the former, {sizes}."
             raise FaultError(found, fix, key=given[-1] if given else "")
-        _check_hash("model", self.model, self.sha256)
+        check_hash("model", self.model, self.sha256)
         return self
 
 
@@ -210,20 +185,32 @@ class EvaluationSection(Section):
 
 
 class ExportSection(Section):
-    """What is exported, by which exporter and for which processor; a larger loss of quality is an error."""
+    """What is exported, by which exporter and for which processor; a larger loss of quality is an error.
+
+    ``cache`` is whether a decoder's graph keeps keys and values; None for one that the backend can make.
+    """
 
     format: Literal["onnx"] = "onnx"
     backend: Literal["optimum", "native"] = "optimum"
     quantization: Literal["dynamic"] | None = "dynamic"
     target: Literal["avx2", "avx512_vnni", "arm64"] = "avx512_vnni"
     max_metric_drop: Fraction = 0.01
+    cache: Annotated[bool, Field(strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> ExportSection:
+        if self.cache and self.backend == "native":
+            fix = "Use backend: optimum, or cache: false."
+            raise FaultError("The backend 'native' makes graphs without a cache.", fix, key="cache")
+        return self
 
 
 class BenchSection(Section):
-    """How latency is measured: every batch size with every number of threads."""
+    """How latency is measured: every batch size with every number of threads; decoders write ``new_tokens``, too."""
 
     batch_sizes: Counts = (1, 16)
     sequence_length: Count = 32
+    new_tokens: Count = 32
     repeats: Count = 50
     threads: Annotated[
         tuple[Annotated[int | str, BeforeValidator(_threads)], ...],

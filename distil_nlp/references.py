@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import re
@@ -93,6 +94,55 @@ def pretrained_arguments(source: Path | HubReference, gguf_file: str | None = No
     if gguf_file is not None:
         arguments["gguf_file"] = gguf_file
     return name, arguments
+
+
+def read_json(source: Path | HubReference, name: str) -> Any:
+    """Reads a JSON file that lies beside a model's weights; None where there is none.
+
+    Args:
+        source: What :func:`resolve` made of the model's reference.
+        name: The file's path inside the folder or repository.
+
+    Raises:
+        UnresolvedReferenceError: It is not JSON, or the Hub cannot be asked.
+    """
+    path = _hub_file(source, name) if isinstance(source, HubReference) else _local_file(source, name)
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnresolvedReferenceError(
+            f"Cannot read '{name}' of '{source}'.", f"It is not JSON: {error}.", "Correct it, or take it away."
+        ) from error
+
+
+def _local_file(source: Path, name: str) -> Path | None:
+    path = (source if source.is_dir() else source.parent) / name
+    return path if path.is_file() else None
+
+
+def _hub_file(source: HubReference, name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    revision, offline = source.revision or "main", source.local_files_only
+    with hub_access(source):
+        try:
+            return Path(hf_hub_download(source.name, name, revision=revision, local_files_only=offline))
+        except LocalEntryNotFoundError:
+            if _known_missing(source, name):
+                return None
+            raise
+        except EntryNotFoundError:
+            return None
+
+
+def _known_missing(source: HubReference, name: str) -> bool:
+    """Whether the cache has noted that the repository has no such file."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    return try_to_load_from_cache(source.name, name, revision=source.revision or "main") is _CACHED_NO_EXIST
 
 
 @contextmanager

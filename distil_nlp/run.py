@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from distil_nlp.build import Assembly
 from distil_nlp.evaluation.bootstrap import metric_interval, paired_bootstrap
-from distil_nlp.evaluation.quality import PaddedBatches
+from distil_nlp.evaluation.metrics import METRICS
+from distil_nlp.evaluation.quality import Array, Batch, PaddedBatches
 from distil_nlp.recipe import Recipe
 from distil_nlp.run_folder import RunFolder
 
@@ -36,12 +38,16 @@ class Run:
 
     def evaluation_batches(self, description: str = "") -> PaddedBatches:
         """The test rows, in batches."""
-        return PaddedBatches(
-            self.parts.rows["test"],
-            self.parts.task.collator(self.parts.tokenizer),
-            batch_size=self.recipe.evaluation.batch_size,
-            description=description,
-        )
+        return self.parts.batches(self.parts.rows["test"], description)
+
+    def record(self, name: str, forward: Callable[[Batch], Mapping[str, Array]]) -> None:
+        """Runs an artefact on the test rows, and keeps what scoring needs of its outputs."""
+        batches = self.evaluation_batches(f"Evaluating {name}")
+        self.folder.save_outputs(name, batches.outputs(forward, self.parts.task.keep))
+
+    def save_model(self, name: str, model: PreTrainedModel) -> None:
+        """Saves a checkpoint of the run, with its tokenizer and what else the task puts beside it."""
+        self.folder.save_model(name, model, self.parts.tokenizer, self.parts.task.companions(model))
 
     def scores(self, name: str) -> dict[str, Any]:
         """Metrics of an artefact whose outputs on the test rows are known, and the headline's interval."""
@@ -63,16 +69,24 @@ class Run:
         return asdict(interval)
 
     def references(self) -> Any:
-        """The test rows' labels."""
-        return np.asarray(self.parts.rows["test"]["labels"])
+        """What is right on the test rows."""
+        if self.parts.task.scored_by_teacher:
+            return self.predictions("teacher")  # which is recorded first
+        return self.parts.references("test")
 
     def predictions(self, name: str) -> Any:
         """An artefact's predictions on the test rows."""
-        return self.parts.task.predictions(self.folder.logits(name))
+        return self.parts.predictions(self.folder.outputs(name), "test")
 
     def _headline(self) -> Callable[[Any, Any], Any]:
-        """The headline metric of ``(references, predictions)``, by row where it is a mean over rows."""
+        """The headline metric of ``(references, predictions)``, as figures of each row where it is made of them."""
         headline = self.parts.metric_names[0]
-        if headline == "accuracy":
-            return lambda references, predictions: self.parts.task.row_scores(predictions, references)
-        return lambda references, predictions: self.parts.metrics(predictions, references)[headline]
+        metric = METRICS[headline]() if headline in METRICS else None
+
+        def score(references: Any, predictions: Any) -> Any:
+            if metric is None:
+                return self.parts.metrics(predictions, references)[headline]
+            totals = metric.row_totals(references, predictions)
+            return metric.score(np.asarray(references), np.asarray(predictions)) if totals is None else totals
+
+        return score

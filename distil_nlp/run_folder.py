@@ -8,23 +8,27 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distil_nlp.data.tasks import Outputs
 from distil_nlp.errors import DistilError, RecipeError
 from distil_nlp.evaluation.efficiency import available_threads
 from distil_nlp.recipe import Recipe
+from distil_nlp.students import merge_adapters
 
 STAGES = ("teach", "distill", "control", "evaluate", "export", "bench", "report")
-# The first stage whose result a section of the recipe decides.
+# The first stage whose result a section of the recipe decides, or a key of it.
 FIRST_STAGE = {
     **dict.fromkeys(("task", "teacher", "seed"), "teach"),
+    "teacher.store": "distill",
     **dict.fromkeys(("student", "objectives", "weighting", "training"), "distill"),
+    **dict.fromkeys(("task.unlabelled", "task.augment"), "distill"),
     "control": "control",
     "evaluation": "evaluate",
     "export": "export",
@@ -80,7 +84,7 @@ class RunFolder:
         saved = self.path / "recipe.yaml"
         changed = _differences(Recipe.load(saved), recipe) if saved.is_file() else []
         if changed:
-            first = min(STAGES.index(FIRST_STAGE[key.partition(".")[0]]) for key in changed)
+            first = min(STAGES.index(_first_stage(key)) for key in changed)
             self.forget_from(STAGES[first])
             self._set_aside_models(STAGES[first:])
         recipe.save(self.path / "recipe.yaml")
@@ -128,12 +132,27 @@ class RunFolder:
                     shutil.rmtree(self.path / f"{name}.outdated", ignore_errors=True)
                     os.replace(self.path / name, self.path / f"{name}.outdated")
 
-    def save_model(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-        """Saves a checkpoint; an earlier one of that name stays until the new one is whole."""
+    def save_model(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        companions: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Saves a checkpoint; an earlier one of that name stays until the new one is whole.
+
+        Args:
+            name: The model's name in the run.
+            model: The model.
+            tokenizer: Its tokenizer.
+            companions: JSON files, by path, that go with it (:meth:`~distil_nlp.data.tasks.Task.companions`).
+        """
         folder, partial = self.path / name, self.path / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
+        merge_adapters(model).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        for path, value in (companions or {}).items():
+            write_json(partial / path, value)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
         return folder
@@ -154,16 +173,16 @@ class RunFolder:
             )
         return folder
 
-    def save_logits(self, name: str, logits: NDArray[np.float32]) -> None:
-        """Keeps an artefact's outputs on the test rows."""
-        path = self.path / "results" / "logits" / f"{name}.npy"
+    def save_outputs(self, name: str, outputs: Outputs) -> None:
+        """Keeps what scoring needs of an artefact's outputs on the test rows."""
+        path = self.path / "results" / "outputs" / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, logits, allow_pickle=False)
+        np.savez(path, allow_pickle=False, **outputs._asdict())
 
-    def logits(self, name: str) -> NDArray[np.float32]:
-        """An artefact's outputs on the test rows."""
-        loaded: NDArray[np.float32] = np.load(self.path / "results" / "logits" / f"{name}.npy", allow_pickle=False)
-        return loaded
+    def outputs(self, name: str) -> Outputs:
+        """What :meth:`save_outputs` has kept."""
+        with np.load(self.path / "results" / "outputs" / f"{name}.npz", allow_pickle=False) as loaded:
+            return Outputs(**loaded)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -197,6 +216,11 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _first_stage(key: str) -> str:
+    section = key.split(".")
+    return FIRST_STAGE.get(".".join(section[:2]), FIRST_STAGE[section[0]])
 
 
 def _differences(earlier: Recipe, recipe: Recipe) -> list[str]:

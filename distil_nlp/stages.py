@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,24 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, set_seed
 
 from distil_nlp.errors import TrainingError
+from distil_nlp.evaluation.artefacts import Artefact, OnnxArtefact, PyTorchArtefact
 from distil_nlp.evaluation.efficiency import (
-    Artefact,
     LatencyProtocol,
-    OnnxArtefact,
-    PyTorchArtefact,
     count_parameters,
     latency_batch,
     latency_table,
     size_mb,
 )
 from distil_nlp.evaluation.ledger import Ledger
-from distil_nlp.evaluation.metrics import higher_is_better
-from distil_nlp.export import check_metric_drop, export_onnx, make_session, onnx_logits, torch_logits
+from distil_nlp.evaluation.metrics import higher_is_better, in_points
+from distil_nlp.evaluation.writing_speed import writing_table
+from distil_nlp.export import check_metric_drop, export_onnx, make_session, onnx_forward
 from distil_nlp.ledger_of_run import ledger_of
 from distil_nlp.objectives import LayerObjective, TaskLoss
 from distil_nlp.preflight import refuse_weak_teacher
 from distil_nlp.report.html import ledger_svg, render_html
 from distil_nlp.run import Run
+from distil_nlp.teachers import StoredTeacher
 
 SAMPLES = 4  # batches for the parity check of an export
 TORN = ("file write failed", "unexpected pos", "iostream error")  # what torch.save says on a full disk, among others
@@ -63,7 +64,7 @@ def teach(run: Run) -> dict[str, Any]:
     if arguments is None:
         teacher = run.parts.given_teacher()
         refuse_weak_teacher(run.parts, teacher)
-        run.folder.save_model("teacher", teacher, run.parts.tokenizer)
+        run.save_model("teacher", teacher)
         return {"parameters": None, "log_history": []}
     result = _train(run, "teacher", run.parts.pretrained(), arguments=arguments)
     refuse_weak_teacher(run.parts, run.parts.load_saved(run.folder.model("teacher")))
@@ -75,9 +76,12 @@ def distill(run: Run) -> dict[str, Any]:
     teacher = run.parts.load_saved(run.folder.model("teacher"))
     student = run.parts.student(teacher)
     loss = run.parts.loss(student, teacher)
-    result = _train(run, "student", student, arguments=run.recipe.training, teacher=teacher, **loss)
+    rows, augmented = run.parts.student_rows(teacher, run.folder.path)
+    guide = _stored(run, teacher, rows)
+    result = _train(run, "student", student, arguments=run.recipe.training, teacher=guide, rows=rows, **loss)
     return {
         **result,
+        "augmented": augmented,
         "layer_maps": {o.name: o.layer_map for o in loss["objectives"] if isinstance(o, LayerObjective)},
         "student_layers": student.config.get_text_config().num_hidden_layers,
         "teacher_layers": teacher.config.get_text_config().num_hidden_layers,
@@ -85,12 +89,16 @@ def distill(run: Run) -> dict[str, Any]:
 
 
 def control(run: Run) -> dict[str, Any]:
-    """Trains the student's architecture on the same rows, in the same order, for the same steps, without a teacher."""
+    """Trains the student's architecture on the labelled rows, for as many steps as the student, without a teacher.
+
+    Where the student has no other rows, both see the same ones in the same order.
+    """
     teacher = run.parts.load_saved(run.folder.model("teacher"))
+    arguments = {**run.recipe.training, "max_steps": run.folder.result("distill")["steps"]}
     for name in run.controls:
         if not run.folder.has(name):  # or else the stage was interrupted after it
             model = run.parts.control(name.removeprefix("control_"), teacher)
-            run.folder.finish(name, _train(run, name, model, arguments=run.recipe.training))
+            run.folder.finish(name, _train(run, name, model, arguments=arguments))
     results = {name: run.folder.result(name) for name in run.controls}
     for name in run.controls:
         run.folder.forget(name)
@@ -103,8 +111,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     controls = [name for name in run.controls if run.folder.has("control")]
     for name in ("teacher", "student", *controls):
         model = run.parts.load_saved(run.folder.model(name))
-        batches = run.evaluation_batches(f"Evaluating {name}")
-        run.folder.save_logits(name, batches.logits(torch_logits(model, batches)))
+        run.record(name, run.parts.forward(model))
         artefacts[name] = {
             **run.scores(name),
             "parameters": count_parameters(model),
@@ -122,7 +129,7 @@ def export(run: Run) -> dict[str, Any]:
     exported = export_onnx(
         run.folder.model("student"),
         run.folder.onnx,
-        task=run.recipe.task.name,
+        task=run.parts.task.export_task(cache=section.backend == "optimum" if section.cache is None else section.cache),
         backend=section.backend,
         quantization=section.quantization,
         target=section.target,
@@ -133,16 +140,16 @@ def export(run: Run) -> dict[str, Any]:
     for name, path in (("onnx", exported.onnx), ("onnx_int8", exported.onnx_int8)):
         if path is None:
             continue
-        batches = run.evaluation_batches(f"Evaluating {name}")
-        run.folder.save_logits(name, batches.logits(onnx_logits(path, batches)))
+        run.record(name, onnx_forward(path))
         artefacts[name] = {**run.scores(name), "parameters": student["parameters"], "size_mb": size_mb(path)}
     if exported.onnx_int8 is not None:
         before, after = (scores["metrics"][metric] for scores in (student, artefacts["onnx_int8"]))
+        allowed = section.max_metric_drop * (1.0 if in_points(metric) else before)
         try:
             check_metric_drop(
                 before,
                 after,
-                section.max_metric_drop,
+                allowed,
                 metric=metric,
                 target=section.target,
                 greater_is_better=higher_is_better(metric),
@@ -164,20 +171,23 @@ def bench(run: Run) -> dict[str, Any]:
             artefacts.append(OnnxArtefact(name, lambda threads, path=path: make_session(path, threads)))  # type: ignore[misc]
     names = run.parts.tokenizer.model_input_names
     vocabulary = models["teacher"].config.get_text_config().vocab_size
-    latencies = latency_table(
-        artefacts,
-        lambda size: latency_batch(
-            size, sequence_length=section.sequence_length, vocab_size=vocabulary, input_names=names
-        ),
-        LatencyProtocol(
-            batch_sizes=section.batch_sizes,
-            threads=section.threads,  # type: ignore[arg-type]
-            sequence_length=section.sequence_length,
-            repeats=section.repeats,
-        ),
-        progress=lambda done, total: run.progress(f"timed {done} of {total} settings"),
+    batch_of = partial(latency_batch, sequence_length=section.sequence_length, vocab_size=vocabulary, input_names=names)
+    protocol = LatencyProtocol(
+        batch_sizes=section.batch_sizes,
+        threads=section.threads,  # type: ignore[arg-type]
+        sequence_length=section.sequence_length,
+        repeats=section.repeats,
     )
-    return {"latencies": latencies}
+
+    def say(done: int, total: int) -> None:
+        run.progress(f"timed {done} of {total} settings")
+
+    result = {"latencies": latency_table(artefacts, batch_of, protocol, progress=say)}
+    if run.recipe.task.decoding:
+        run.progress(f"writing {section.new_tokens} tokens")
+        tokens = section.new_tokens
+        result["writing"] = writing_table(artefacts, batch_of, protocol, new_tokens=tokens, progress=say)
+    return result
 
 
 def report(run: Run) -> dict[str, Any]:
@@ -204,6 +214,21 @@ STAGES: Mapping[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
+def _stored(run: Run, teacher: PreTrainedModel, rows: Any) -> PreTrainedModel | StoredTeacher:
+    """The teacher, on whose outputs a store is put if the recipe says so."""
+    section = run.recipe.teacher.store
+    if section is None:
+        return teacher
+    folder = Path(section.folder) if section.folder else run.folder.path / "teacher_outputs"
+    stored = StoredTeacher(teacher, folder, top_k=section.top_k, dtype=section.dtype, budget_mb=section.budget_mb)
+    arguments = run.parts.training_arguments(run.recipe.training, run.folder.checkpoints / "student")
+    stored.expected_rows = len(rows)
+    if arguments.max_steps > 0:
+        batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        stored.expected_rows = min(len(rows), arguments.max_steps * batch)
+    return stored
+
+
 def _train(run: Run, name: str, model: PreTrainedModel, *, arguments: dict[str, Any], **trainer: Any) -> dict[str, Any]:
     """Trains a model from its newest checkpoint, if there is one, saves it, and only then drops its checkpoints."""
     checkpoints = run.folder.checkpoints / name
@@ -211,13 +236,15 @@ def _train(run: Run, name: str, model: PreTrainedModel, *, arguments: dict[str, 
         trainer["objectives"] = [TaskLoss()]
     set_seed(run.recipe.seed)
     training = run.parts.trainer(model, arguments=arguments, output_dir=checkpoints, **trainer)
+    set_seed(run.recipe.seed)  # again: objectives may have drawn their first weights
     training.train(resume_from_checkpoint=True)
-    run.folder.save_model(name, model, run.parts.tokenizer)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    run.save_model(name, model)
     shutil.rmtree(checkpoints, ignore_errors=True)
     with suppress(OSError):  # another model's checkpoints are there
         checkpoints.parent.rmdir()
     return {
-        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": trained,
         "size_mb": size_mb(run.folder.model(name)),
         "steps": training.state.global_step,
         "log_history": training.state.log_history,

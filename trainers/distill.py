@@ -43,6 +43,7 @@ trainer = parts.trainer(
     student,
     teacher=teacher,
     **parts.loss(student, teacher),
+    rows=parts.student_rows(teacher, folder).rows,
     arguments=recipe.training,
     output_dir=folder / "checkpoints" / "student",
 )
@@ -52,11 +53,11 @@ trainer.accelerator.wait_for_everyone()
 trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
 
 # 4. Quality on rows that it was not trained on, and the checkpoint: an ordinary transformers model.
-metrics = trainer.evaluate(parts.rows["validation"])
 if trainer.is_world_process_zero():
-    RunFolder(folder).save_model("student", student, parts.tokenizer)
+    RunFolder(folder).save_model("student", student, parts.tokenizer, parts.task.companions(student))
     shutil.rmtree(folder / "checkpoints" / "student", ignore_errors=True)
-    print(f"{folder / 'student'}: " + ", ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in parts.metric_names))
+    metrics = parts.score(student, "validation")
+    print(f"{folder / 'student'}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if options.push_to_hub:
         student.push_to_hub(options.push_to_hub)
         parts.tokenizer.push_to_hub(options.push_to_hub)

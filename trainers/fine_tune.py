@@ -40,10 +40,10 @@ trainer.accelerator.wait_for_everyone()
 trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
 
 # 4. Quality on rows that it was not trained on, and the checkpoint.
-metrics = trainer.evaluate(parts.rows["validation"])
 if trainer.is_world_process_zero():
-    RunFolder(folder).save_model("teacher", teacher, parts.tokenizer)
+    RunFolder(folder).save_model("teacher", teacher, parts.tokenizer, parts.task.companions(teacher))
     shutil.rmtree(folder / "checkpoints" / "teacher", ignore_errors=True)
     refuse_weak_teacher(parts, teacher)
-    print(f"{folder / 'teacher'}: " + ", ".join(f"{name} {metrics[f'eval_{name}']:.4f}" for name in parts.metric_names))
+    metrics = parts.score(teacher, "validation")
+    print(f"{folder / 'teacher'}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 trainer.accelerator.end_training()

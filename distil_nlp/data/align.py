@@ -60,9 +60,19 @@ def align_labels(teacher_config: PretrainedConfig, label_names: Sequence[str]) -
 
 
 def check_tokenizer_fits(
-    tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, *, max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    model_config: PretrainedConfig,
+    *,
+    max_length: int | None = None,
+    key: str = "max_length",
 ) -> None:
     """Checks that token ids have embeddings, rows can be padded, and ``max_length`` tokens have positions.
+
+    Args:
+        tokenizer: The rows' tokenizer.
+        model_config: The model's configuration.
+        max_length: Most tokens that a row may have.
+        key: What the recipe calls that.
 
     Raises:
         ModelError: One of these does not hold.
@@ -90,9 +100,27 @@ def check_tokenizer_fits(
         positions -= (config.pad_token_id or 0) + 1
     if max_length > positions:
         raise ModelError(
-            f"Cannot use max_length {max_length}.",
+            f"Cannot use {key} {max_length}.",
             f"The model ({config.model_type}) has positions for {positions} tokens.",
-            f"Set `max_length` to {positions} or less.",
+            f"Set `{key}` to {positions} or less.",
+        )
+
+
+def check_fast(tokenizer: PreTrainedTokenizerBase, asked: str) -> None:
+    """Checks that a tokenizer says where in a text its tokens are.
+
+    Args:
+        tokenizer: The tokenizer.
+        asked: What that is needed for.
+
+    Raises:
+        ModelError: It does not.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            asked,
+            f"{type(tokenizer).__name__} does not say which token belongs to which part of a text.",
+            "Use a model with a fast tokenizer (a tokenizer.json).",
         )
 
 

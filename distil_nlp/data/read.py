@@ -7,9 +7,10 @@ import csv
 import errno
 import glob
 import gzip
+import io
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 import datasets
 from datasets import Dataset
 
+from distil_nlp.data.conll import read_conll
 from distil_nlp.errors import DataError, near_match
 from distil_nlp.references import HubReference, hub_access, resolve
 
@@ -28,6 +30,7 @@ _BUILDERS = {
     ".ndjson": "json",
     ".parquet": "parquet",
     ".txt": "text",
+    ".conll": "conll",
 }
 _SPLIT_NAMES = {
     "train": "train",
@@ -53,13 +56,9 @@ class DataSettings(Protocol):
     @property
     def sha256(self) -> str | None: ...
     @property
-    def text(self) -> str: ...
-    @property
-    def text_pair(self) -> str | None: ...
-    @property
-    def label(self) -> str: ...
-    @property
     def encoding(self) -> str: ...
+    @property
+    def split_names(self) -> Mapping[str, str] | None: ...
 
 
 @dataclass
@@ -77,40 +76,39 @@ class RawData:
     label_names: list[str] | None = None
 
 
-def columns_of(task: DataSettings) -> list[str]:
-    """Returns the columns that the task reads."""
-    return [name for name in (task.text, task.text_pair, task.label) if name is not None]
-
-
-def read(task: DataSettings, progress: Callable[[str], None]) -> RawData:
+def read(task: DataSettings, columns: Mapping[str, str], progress: Callable[[str], None]) -> RawData:
     """Reads the task's rows.
+
+    Args:
+        task: Where they are.
+        columns: The column for each key of the recipe that names one.
+        progress: Called with one line for each step that takes time.
 
     Raises:
         UnresolvedReferenceError: There is no such data, or it cannot be had now.
         DataError: It cannot be read as what it is said to be, or lacks a column.
     """
-    columns = columns_of(task)
-    if len(set(columns)) < len(columns):
+    if len(set(columns.values())) < len(columns):
         raise DataError(
             "The recipe's task reads one column twice.",
-            f"Its text, text_pair and label are {', '.join(columns)}.",
+            f"Its {' and '.join(columns)} are {', '.join(columns.values())}.",
             "Name a column of its own for each.",
         )
     source = resolve(task.dataset, sha256=task.sha256, revision=task.revision, kind="data", progress=progress)
     if isinstance(source, HubReference):
-        return _read_hub(source, task)
+        return _read_hub(source, task, columns)
     if task.config is not None:
         raise DataError(
             f"Config '{task.config}' was asked of '{task.dataset}'.",
             "Only data sets on the Hub have configs.",
         )
-    files = _split_files(source) if source.is_dir() else {"train": [source]}
+    files = _split_files(source, task) if source.is_dir() else {"train": [source]}
     read_files = [file for shards in files.values() for file in shards]
-    splits = {split: _read_files(shards, split, task) for split, shards in files.items()}
+    splits = {split: _read_files(shards, split, task, columns) for split, shards in files.items()}
     return RawData(splits, read_files, _meta_label_names(source) if source.is_dir() else None)
 
 
-def _read_hub(source: HubReference, task: DataSettings) -> RawData:
+def _read_hub(source: HubReference, task: DataSettings, columns: Mapping[str, str]) -> RawData:
     with hub_access(source):
         try:
             found = datasets.load_dataset(source.name, task.config, revision=source.revision)
@@ -120,13 +118,30 @@ def _read_hub(source: HubReference, task: DataSettings) -> RawData:
                 str(error),
                 "Name one of its configs as `config`, beside `dataset`.",
             ) from error
-    splits: dict[str, Dataset] = {}
+    names, splits = _ours(task), {}
     for name, rows in found.items():
-        if (split := _SPLIT_NAMES.get(str(name))) is not None:
-            splits[split] = _with_columns(rows, str(source), task)
+        if (split := names.get(str(name))) is not None:
+            splits[split] = _with_columns(rows, str(source), columns)
+    _check_split_names(str(source), task, map(str, found))
     if "train" not in splits:
         raise DataError(f"'{source}' has no split 'train'.", f"Its splits are {', '.join(map(str, found))}.")
     return RawData(splits)
+
+
+def _ours(task: DataSettings) -> Mapping[str, str]:
+    """Which split a name stands for: the recipe says it, or the usual names do."""
+    return {theirs: ours for ours, theirs in task.split_names.items()} if task.split_names else _SPLIT_NAMES
+
+
+def _check_split_names(where: str, task: DataSettings, found: Iterable[str]) -> None:
+    names = set(found)
+    for theirs in (task.split_names or {}).values():
+        if theirs not in names:
+            raise DataError(
+                f"'{where}' has no split '{theirs}'.",
+                near_match(theirs, names),
+                "Correct `split_names` in the task (of `unlabelled`, its `split`).",
+            )
 
 
 def _kind(file: Path) -> tuple[str, str]:
@@ -139,19 +154,22 @@ def _open(file: Path) -> gzip.GzipFile | BinaryIO:
     return gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")
 
 
-def _split_files(folder: Path) -> dict[str, list[Path]]:
+def _split_files(folder: Path, task: DataSettings) -> dict[str, list[Path]]:
     found: dict[str, dict[tuple[str, str], list[Path]]] = {}
+    names, stems = _ours(task), set()
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         stem, suffix = _kind(file)
         stem = _SHARD.sub("", stem)
-        if suffix in _BUILDERS and stem in _SPLIT_NAMES:
-            found.setdefault(_SPLIT_NAMES[stem], {}).setdefault((stem, suffix), []).append(file)
+        stems |= {stem} if suffix in _BUILDERS else set()
+        if suffix in _BUILDERS and stem in names:
+            found.setdefault(names[stem], {}).setdefault((stem, suffix), []).append(file)
+    _check_split_names(str(folder), task, stems)
     asked = f"Cannot read '{folder}' as data."
     if "train" not in found:
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+        listed = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         raise DataError(
             asked,
-            f"It has no train.csv, .tsv, .json, .jsonl, .parquet or .txt (or one of them .gz), only {names}.",
+            f"It has no train.csv, .tsv, .json, .jsonl, .parquet, .txt or .conll (or one of them .gz), only {listed}.",
             "Name the files train, validation and test, or name the one file to read and split.",
         )
     for split, groups in found.items():
@@ -161,7 +179,7 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
     return {split: next(iter(found[split].values())) for split in ("train", "validation", "test") if split in found}
 
 
-def _read_files(files: list[Path], split: str, task: DataSettings) -> Dataset:
+def _read_files(files: list[Path], split: str, task: DataSettings, columns: Mapping[str, str]) -> Dataset:
     _, suffix = _kind(files[0])
     if suffix not in _BUILDERS:
         raise DataError(
@@ -170,29 +188,42 @@ def _read_files(files: list[Path], split: str, task: DataSettings) -> Dataset:
             f"Use one of {', '.join(_BUILDERS)} (or one of them .gz).",
         )
     builder, options = _BUILDERS[suffix], {}
+    if builder == "text" and "tags" in columns:
+        builder = "conll"
     if builder != "parquet":
         for file in files:
             check_encoding(file, task.encoding)
         options["encoding"] = task.encoding
+    if builder == "conll":
+        return _with_columns(_read_conll(files, task.encoding, columns), str(files[0]), columns)
     if builder == "csv":
-        options |= _csv_options(files, "\t" if suffix == ".tsv" else ",", task)
+        options |= _csv_options(files, "\t" if suffix == ".tsv" else ",", task.encoding, columns)
     try:
         rows = datasets.load_dataset(
             builder, data_files={split: [glob.escape(str(file)) for file in files]}, split=split, **options
         )
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         raise _malformed(files, error) from error
-    return _with_columns(rows, str(files[0]), task)
+    return _with_columns(rows, str(files[0]), columns)
 
 
-def _csv_options(files: list[Path], separator: str, task: DataSettings) -> dict[str, Any]:
+def _read_conll(files: list[Path], encoding: str, columns: Mapping[str, str]) -> Dataset:
+    rows: dict[str, list[list[str]]] = {columns.get(key, key): [] for key in ("tokens", "tags")}
+    for file in files:
+        with io.TextIOWrapper(_open(file), encoding=encoding) as lines:
+            for column, values in zip(rows.values(), read_conll(lines, str(file)), strict=True):
+                column += values
+    return Dataset.from_dict(rows)
+
+
+def _csv_options(files: list[Path], separator: str, encoding: str, columns: Mapping[str, str]) -> dict[str, Any]:
     """Reads the task's columns only, as the text they are: 007, NA and None stay what they are."""
-    wanted = columns_of(task)
+    wanted = list(columns.values())
     for file in files:
         with _open(file) as stream:
-            lines = csv.reader(codecs.getreader(task.encoding)(stream), delimiter=separator)
+            lines = csv.reader(codecs.getreader(encoding)(stream), delimiter=separator)
             header = next((names for names in lines if names), [])
-        _check_columns([name.lstrip("\ufeff") for name in header], str(file), wanted)
+        _check_columns([name.lstrip("\ufeff") for name in header], str(file), columns)
     as_text = {"converters": dict.fromkeys(wanted, str), "na_filter": False}
     return {"sep": separator, "usecols": wanted, **as_text}
 
@@ -232,20 +263,19 @@ def check_encoding(file: Path, encoding: str) -> None:
         raise _malformed([file], error) from error
 
 
-def _with_columns(rows: Dataset, where: str, task: DataSettings) -> Dataset:
-    wanted = columns_of(task)
-    _check_columns(rows.column_names, where, wanted)
-    return rows.select_columns(wanted)
+def _with_columns(rows: Dataset, where: str, columns: Mapping[str, str]) -> Dataset:
+    _check_columns(rows.column_names, where, columns)
+    return rows.select_columns(list(columns.values()))
 
 
-def _check_columns(found: Iterable[str], where: str, wanted: list[str]) -> None:
+def _check_columns(found: Iterable[str], where: str, columns: Mapping[str, str]) -> None:
     names = list(found)
-    for column in wanted:
+    for key, column in columns.items():
         if column not in names:
             raise DataError(
                 f"'{where}' has no column '{column}'.",
                 near_match(column, names),
-                "Correct `text`, `text_pair` or `label` in the recipe's task, or the file's header.",
+                f"Correct `{key}` in the recipe's task, or the file's header.",
             )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 SPLITS = ("train", "validation", "test")
 
 
-def text_key(text: str, text_pair: str | None = None) -> bytes:
-    """Returns the sha1 of the text (and of its pair), with case folded and white space collapsed."""
-    texts = [text] if text_pair is None else [text, text_pair]
+def text_key(*texts: str) -> bytes:
+    """Returns the sha1 of the texts that make a row, with case folded and white space collapsed."""
     normalised = "\x1f".join(" ".join(part.casefold().split()) for part in texts)
     return hashlib.sha1(normalised.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
 
@@ -37,6 +37,30 @@ def assign_splits(keys: Sequence[bytes], fractions: Mapping[str, float]) -> dict
         else:
             rows[last].append(row)
     return rows
+
+
+def unknown_rows(
+    keys: Sequence[bytes], known: Mapping[str, set[bytes]], *, once: str | None = None
+) -> tuple[list[int], Counter[str]]:
+    """Returns the rows whose texts are not known, in their order, and how many are, by reason.
+
+    Args:
+        keys: :func:`text_key` of each row.
+        known: Keys to leave out, by the reason for it.
+        once: The reason for which a key that an earlier row has is left out, too; None to keep such rows.
+    """
+    rows, left_out = [], Counter[str]()
+    seen: set[bytes] = set()
+    for row, key in enumerate(keys):
+        reason = next((reason for reason, found in known.items() if key in found), None)
+        if reason is None and once is not None and key in seen:
+            reason = once
+        if reason is None:
+            rows.append(row)
+            seen.add(key)
+        else:
+            left_out[reason] += 1
+    return rows, left_out
 
 
 def missing_fractions(present: Sequence[str], fractions: Mapping[str, float]) -> dict[str, float]:

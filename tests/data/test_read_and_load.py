@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,16 @@ from datasets.exceptions import DatasetGenerationError
 from distil_nlp.data.load import TaskData, load_task_data
 from distil_nlp.data.read import check_encoding
 from distil_nlp.data.split import SPLITS, assign_splits, text_key
+from distil_nlp.data.tasks import TextClassification
 from distil_nlp.errors import DataError, RecipeError
+from distil_nlp.recipe_tasks import TextClassificationSection
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a recipe's task section holds."""
-
-    dataset: str
-    config: str | None = None
-    revision: str | None = None
-    sha256: str | None = None
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
-    encoding: str = "utf-8"
-    classes: dict[str, str] | None = None
-    split: dict[str, float] = field(default_factory=lambda: dict(FRACTIONS))
-
-
 def load(path: Path, **settings: Any) -> TaskData:
-    return load_task_data(Settings(str(path), **settings))
+    values = {"name": "text-classification", "dataset": str(path), **settings}
+    return load_task_data(TextClassification(TextClassificationSection.model_validate(values)))
 
 
 def rows_of(count: int, start: int = 0) -> list[dict[str, Any]]:

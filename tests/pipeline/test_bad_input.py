@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite(case, finished, tmp_path):
 def test_an_int8_model_that_lost_too_much_is_not_kept(finished, tmp_path, monkeypatch):
     run = finished.copy(tmp_path / "run", without=STAGES[4:])
     onnx = finished.folder / "onnx"
-    runs = stages.onnx_logits
+    opened = stages.onnx_forward
 
     def exported(*args, **kwargs):
         """What the finished run's export gave."""
@@ -213,12 +213,12 @@ def test_an_int8_model_that_lost_too_much_is_not_kept(finished, tmp_path, monkey
     class Exported:
         onnx, onnx_int8 = run / "onnx" / "model.onnx", run / "onnx" / "model_quantized.onnx"
 
-    def upside_down(path, batches):
-        sign = -1 if path == Exported.onnx_int8 else 1
-        return [{name: sign * value for name, value in output.items()} for output in runs(path, batches)]
+    def upside_down(path):
+        forward, sign = opened(path), -1 if path == Exported.onnx_int8 else 1
+        return lambda batch: {name: sign * value for name, value in forward(batch).items()}
 
     monkeypatch.setattr(stages, "export_onnx", exported)
-    monkeypatch.setattr(stages, "onnx_logits", upside_down)
+    monkeypatch.setattr(stages, "onnx_forward", upside_down)
     outcome = command("run", finished.recipe, "--output-dir", run, "--resume")
     assert_one_error(outcome, "at most 0.2 lost in accuracy", "a loss of", "export.quantization: null")
     assert Exported.onnx.is_file()

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import STAGES, TRAINING, command
 
-from distil_nlp import stages
+from distil_nlp import build, stages
 from distil_nlp.export import onnx_export
 from distil_nlp.training import DistillationTrainer
 
@@ -100,7 +100,11 @@ def test_another_recipe_cannot_go_on_with_it(case, finished, tmp_path, calls):
 
 # What Ctrl-C breaks off in each stage.
 TRAINING_OF = {"teach": "teacher", "distill": "student", "control": "control_pretrained"}
-CALL_OF = {"evaluate": "torch_logits", "bench": "latency_table", "report": "render_html"}
+CALL_OF = {
+    "evaluate": (build, "torch_forward"),
+    "bench": (stages, "latency_table"),
+    "report": (stages, "render_html"),
+}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -113,7 +117,7 @@ def test_ctrl_c_in_a_stage_keeps_the_stages_before_it(finished, tmp_path, calls,
         elif stage == "export":
             patch.setitem(onnx_export.BACKENDS, "native", interrupt)
         else:
-            patch.setattr(stages, CALL_OF[stage], interrupt)
+            patch.setattr(*CALL_OF[stage], interrupt)
         outcome = command("run", finished.recipe, "--output-dir", run, "--resume")
     assert outcome.code == 130
     assert "Interrupted" in outcome.err

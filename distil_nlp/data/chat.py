@@ -1,0 +1,109 @@
+"""Conversations as tokens, and which of these an assistant has said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from distil_nlp.data.align import check_fast
+from distil_nlp.errors import DataError, ModelError
+
+Messages = Sequence[dict[str, Any]]
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers looks for it
+_ASKED = "What an assistant says is to be predicted, and nothing else of a conversation."
+
+
+def conversations(rows: Dataset, settings: Any) -> list[Messages]:
+    """The conversations of a column; empty where there is none.
+
+    Args:
+        rows: Rows as found.
+        settings: The ``task`` section of the recipe.
+
+    Raises:
+        DataError: The column does not hold lists of messages.
+    """
+    found = rows[settings.messages][:]
+    for row, messages in enumerate(found):
+        if messages is not None and not (isinstance(messages, list) and all(map(_is_message, messages))):
+            raise DataError(
+                f"The column '{settings.messages}' of '{settings.dataset}' does not hold conversations.",
+                f"Row {row + 1} has {messages!r}.",
+                'Write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}] in each row.',
+            )
+    return [messages or [] for messages in found]
+
+
+def has_answer(messages: Messages) -> bool:
+    """Whether an assistant says something after somebody else has."""
+    return any(said["role"] == "assistant" and said["content"].strip() for said in messages[1:])
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks that a tokenizer can make text of a conversation.
+
+    Raises:
+        ModelError: It has no template for that, or is not a fast one.
+    """
+    check_fast(tokenizer, _ASKED)
+    if not tokenizer.chat_template:
+        raise ModelError(
+            _ASKED,
+            f"{type(tokenizer).__name__} has no chat template.",
+            "Use an instruction-tuned teacher, or columns with `prompt` and `completion`.",
+        )
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation, and which of them an assistant says, the end of its turn among them.
+
+    A template with ``{% generation %}`` says which. Of any other, a turn is what it adds to the text of the messages
+    before it and the header that asks for an answer.
+
+    Args:
+        tokenizer: A fast one, with a chat template.
+        messages: With ``role`` and ``content``.
+
+    Raises:
+        ModelError: The template writes early messages in another way once there are later ones.
+    """
+    messages = [{key: value for key, value in said.items() if value is not None} for said in messages]
+    if _GENERATION.search(str(tokenizer.get_chat_template())):
+        marked: Any = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        return list(marked["input_ids"]), [bool(said) for said in marked["assistant_masks"]]
+    whole = _text(tokenizer, messages)
+    spans = [_turn(tokenizer, messages, at, whole) for at in range(1, len(messages)) if _speaks(messages[at])]
+    found = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    said = [any(first < end and start < last for first, last in spans) for start, end in found["offset_mapping"]]
+    return list(found["input_ids"]), said
+
+
+def _turn(tokenizer: PreTrainedTokenizerBase, messages: Messages, at: int, whole: str) -> tuple[int, int]:
+    """Where in the text of a conversation a message of its assistant begins and ends."""
+    before = _text(tokenizer, messages[:at], add_generation_prompt=True)
+    through = _text(tokenizer, messages[: at + 1]).rstrip()
+    if not (through.startswith(before) and whole.startswith(through)):
+        raise ModelError(
+            _ASKED,
+            f"The chat template of {type(tokenizer).__name__} does not say which text that is: its text of the first "
+            f"{at + 1} messages is not how its text of all of them begins.",
+            "Put {% generation %} and {% endgeneration %} around what the assistant writes in its chat_template.",
+        )
+    return len(before), len(through)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, messages: Messages, **arguments: Any) -> str:
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **arguments))
+
+
+def _speaks(said: dict[str, Any]) -> bool:
+    return bool(said["role"] == "assistant")
+
+
+def _is_message(said: Any) -> bool:
+    return isinstance(said, dict) and isinstance(said.get("role"), str) and isinstance(said.get("content"), str)

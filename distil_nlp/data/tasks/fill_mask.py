@@ -1,0 +1,184 @@
+"""Tokens that are hidden from the model, to be told from those around them."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerBase
+
+from distil_nlp.data.align import check_fast
+from distil_nlp.data.collate import PadTokenLabels, Row
+from distil_nlp.data.read import RawData
+from distil_nlp.data.tasks.base import IGNORED, TASKS, Array
+from distil_nlp.data.tasks.language_modeling import LanguageModeling
+from distil_nlp.errors import ModelError
+
+_ASKED = "The tokenizer is to hide tokens, and the model to tell them."
+
+
+@TASKS.register("fill-mask")
+class FillMask(LanguageModeling):
+    """Masked language modelling: other tokens are hidden in each batch of training, the same ones in each evaluation.
+
+    References:
+        Devlin et al. (2019), arXiv:1810.04805, section 3.1 (15 % of tokens: 80 % of them become the mask, 10 % another
+        token, 10 % stay), as in transformers' collator; of whole words all become the mask.
+    """
+
+    auto_class = AutoModelForMaskedLM
+    metrics = ("perplexity", "masked_accuracy")
+    text_keys = ("text",)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """``text``."""
+        return {"text": self.settings.text}
+
+    def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
+        """Rows with ``text``."""
+        return {name: self.clean_texts(rows, dropped) for name, rows in raw.splits.items()}
+
+    def texts(self, rows: Dataset) -> list[tuple[str, ...]]:
+        """The text."""
+        return [(text,) for text in rows["text"][:]]
+
+    def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """``input_ids``, which of them are special, where they stand in the text, and how many evaluation hides."""
+        if tokenizer.mask_token is None:
+            raise ModelError(_ASKED, f"{type(tokenizer).__name__} has no mask token.", "Use a masked language model.")
+        if self.settings.whole_words:
+            check_fast(tokenizer, _ASKED)
+            _check_words(tokenizer)
+        collator = self.collator(tokenizer, train=False)
+        encoded = rows.map(
+            _encode,
+            batched=True,
+            fn_kwargs={
+                "tokenizer": tokenizer,
+                "max_length": self.settings.max_length,
+                "pack": self.settings.pack,
+                "offsets": self.settings.whole_words,
+            },
+            remove_columns=rows.column_names,
+            desc="Tokenizing",
+        )
+        return encoded.map(_count_hidden, fn_kwargs={"collator": collator}, desc="Masking")
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> MaskTokens:
+        """Hides tokens and pads."""
+        return MaskTokens(
+            tokenizer,
+            probability=self.settings.mask_probability,
+            whole_words=self.settings.whole_words,
+            fixed=not train,
+        )
+
+    def references(self, rows: Dataset, examples: Dataset) -> NDArray[np.int64]:
+        """How many tokens of each row are hidden."""
+        return np.asarray(rows["hidden"][:], dtype=np.int64)
+
+    def targets(self, rows: Dataset) -> list[Array]:
+        """All tokens that could be hidden."""
+        pairs = zip(rows["input_ids"][:], rows["special_tokens_mask"][:], strict=True)
+        return [np.array(ids)[np.array(special) == 0] for ids, special in pairs]
+
+
+class MaskTokens:
+    """Hides tokens of rows, row by row, and pads them.
+
+    Args:
+        tokenizer: The rows' tokenizer.
+        probability: Of a token, or word, to be hidden.
+        whole_words: Whether all tokens of a word are hidden or none.
+        fixed: Whether the tokens of a row alone decide which of them are hidden, so that each call hides the same.
+
+    Attributes:
+        columns: What it reads of rows, beside what the model does.
+    """
+
+    columns = ("special_tokens_mask", "offset_mapping")
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, probability: float, whole_words: bool, fixed: bool
+    ) -> None:
+        replaced: dict[str, Any] = {"mask_replace_prob": 1.0, "random_replace_prob": 0.0} if whole_words else {}
+        self.collator = DataCollatorForLanguageModeling(
+            tokenizer, mlm_probability=probability, whole_word_mask=whole_words, **replaced
+        )
+        self.fixed, self.pad = fixed, PadTokenLabels(tokenizer)
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """A batch, ``[rows, tokens]`` each; ``labels`` are ``-100`` but for hidden tokens."""
+        return self.pad([dict(zip(("input_ids", "labels"), self.hide(row), strict=True)) for row in rows])
+
+    def hide(self, row: Row) -> tuple[Tensor, Tensor]:
+        """A row's ids with some of them hidden, and its labels, ``[tokens]`` each."""
+        ids = torch.tensor([row["input_ids"]])  # [1, tokens]
+        if self.fixed:
+            self.collator.generator = torch.Generator().manual_seed(zlib.crc32(ids.numpy().tobytes()))
+        offsets = row.get("offset_mapping")
+        hidden, labels = self.collator.torch_mask_tokens(
+            ids,
+            special_tokens_mask=torch.tensor([row["special_tokens_mask"]]),
+            offset_mapping=None if offsets is None else torch.tensor([offsets]),
+        )
+        return hidden[0], labels[0]
+
+
+def _count_hidden(row: dict[str, Any], collator: MaskTokens) -> dict[str, int]:
+    return {"hidden": int((collator.hide(row)[1] != IGNORED).sum())}
+
+
+def _check_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer whose tokens hold the space between words: transformers would hide whole texts."""
+    offsets = tokenizer("a a", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    if any(start <= 1 < end for start, end in offsets):
+        raise ModelError(
+            "Whole words are to be hidden.",
+            f"The tokens of {type(tokenizer).__name__} do not show where a word ends.",
+            "Leave out `whole_words`.",
+        )
+
+
+def _encode(
+    batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, pack: bool, offsets: bool
+) -> dict[str, list[Any]]:
+    """Texts, or blocks of all texts joined by the separator, between the special tokens that the tokenizer adds."""
+    before, after = _around(tokenizer)
+    room = max(max_length - len(before) - len(after), 1)
+    found = tokenizer(batch["text"], add_special_tokens=False, return_offsets_mapping=offsets, verbose=False)
+    places = found["offset_mapping"] if offsets else [[(0, 0)] * len(ids) for ids in found["input_ids"]]
+    texts = [list(zip(ids, where, strict=True)) for ids, where in zip(found["input_ids"], places, strict=True)]
+    if pack:
+        separator = [(id_, (0, 0)) for id_ in [tokenizer.sep_token_id] if id_ is not None]
+        flat = list(chain.from_iterable((*(separator if at else ()), *text) for at, text in enumerate(texts)))
+        texts = [flat[start : start + room] for start in range(0, len(flat), room)]
+    special = set(tokenizer.all_special_ids)
+    ids = [[*before, *(id_ for id_, _ in text[:room]), *after] for text in texts]
+    encoded: dict[str, list[Any]] = {
+        "input_ids": ids,
+        "special_tokens_mask": [[int(id_ in special) for id_ in row] for row in ids],
+    }
+    if offsets:
+        empty = (0, 0)
+        encoded["offset_mapping"] = [
+            [*(empty for _ in before), *(where for _, where in text[:room]), *(empty for _ in after)] for text in texts
+        ]
+    return encoded
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and after a text."""
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    start = next(starts, 0)
+    return whole[:start], whole[start + len(bare) :]

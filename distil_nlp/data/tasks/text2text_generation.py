@@ -1,0 +1,178 @@
+"""A text written for another: summaries, translations, answers, by an encoder-decoder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
+
+from distil_nlp.data.read import RawData
+from distil_nlp.data.tasks.base import TASKS, Array, Forward, Outputs
+from distil_nlp.data.tasks.language_modeling import LanguageModeling
+from distil_nlp.data.teacher_targets import TargetFile, with_teacher_targets
+from distil_nlp.data.texts import text_column
+from distil_nlp.data.writing import writer
+
+LIKELIHOOD = (("perplexity",), ("next_token_accuracy",))  # headlines for which nothing need be written
+
+
+@TASKS.register("text2text-generation")
+class Text2TextGeneration(LanguageModeling):
+    """The tokens of ``target``, after ``source`` and each other; scored by what a model writes.
+
+    With ``metrics: [perplexity]`` nothing is written: how likely the targets are is the score.
+    """
+
+    auto_class = AutoModelForSeq2SeqLM
+    metrics = ("rouge_l", "rouge_1", "rouge_2", "sequence_accuracy")
+
+    @property
+    def predicts(self) -> str:  # type: ignore[override]
+        """Texts, unless the headline is about the tokens of the targets."""
+        return "likelihood" if self.settings.metrics[:1] in LIKELIHOOD else "text"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """``source`` and ``target``."""
+        return {"source": self.settings.source, "target": self.settings.target}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Of sources and targets."""
+        return {**super().lengths, "max_target_length": self.settings.max_target_length}
+
+    def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
+        """Rows with ``source`` and ``target``."""
+        return {name: self._clean(rows, dropped) for name, rows in raw.splits.items()}
+
+    def _clean(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
+        columns = {key: text_column(rows, key, self.settings) for key in self.columns}
+        kept = []
+        for row, (source, target) in enumerate(zip(columns["source"], columns["target"], strict=True)):
+            if source and target:
+                kept.append(row)
+            else:
+                dropped["no target" if source else "empty source"] += 1
+        return rows.rename_columns({column: key for key, column in self.columns.items()}).select(kept)
+
+    def texts(self, rows: Dataset) -> list[tuple[str, ...]]:
+        """The source."""
+        return [(source,) for source in rows["source"][:]]
+
+    def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """``input_ids`` and ``attention_mask`` of ``prefix`` and source, and ``labels``, the target's tokens."""
+        settings = self.settings
+        return rows.map(
+            _encode,
+            batched=True,
+            fn_kwargs={
+                "tokenizer": tokenizer,
+                "prefix": settings.prefix,
+                "max_length": settings.max_length,
+                "max_target_length": settings.max_target_length,
+            },
+            remove_columns=rows.column_names,
+            desc="Tokenizing",
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> DataCollatorForSeq2Seq:
+        """Pads sources and labels, these with ``-100``; what the decoder reads, each model makes of the labels."""
+        return DataCollatorForSeq2Seq(tokenizer)
+
+    def distilled(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        teacher: PreTrainedModel,
+        fingerprint: Callable[[], str],
+        folder: Path,
+        batch_size: int,
+    ) -> Dataset:
+        """With ``targets: teacher``, rows with what the teacher writes, which is kept in ``teacher_targets.jsonl``."""
+        if self.settings.targets != "teacher":
+            return rows
+        how = {"num_beams": self.settings.target_beams, "max_new_tokens": self.settings.max_target_length}
+        generation = teacher.generation_config.to_json_string()
+        digest = hashlib.blake2b(f"{fingerprint()} {how} {generation}".encode(), digest_size=16)
+        for ids in rows["input_ids"]:
+            digest.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
+        file = TargetFile(
+            folder / "teacher_targets.jsonl",
+            belongs_to=digest.hexdigest(),
+            decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
+        )
+        return with_teacher_targets(
+            rows, writer(teacher.eval(), **how), self.collator(tokenizer), file=file, batch_size=batch_size
+        )
+
+    # ---- scores ----
+
+    def forward(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Forward:
+        """The texts that a model writes, as ``generate`` of the recipe has it; or its logits at the target's tokens."""
+        if self.predicts == "likelihood":
+            return partial(_teacher_forced, model.eval())
+        settings = self.settings.generate
+        longest = settings.max_new_tokens or self.settings.max_target_length
+        write = writer(model.eval(), num_beams=settings.num_beams, max_new_tokens=longest)
+        return lambda batch: {"texts": tokenizer.batch_decode(write(batch), skip_special_tokens=True)}
+
+    def keep(self, output: Mapping[str, Any], batch: Mapping[str, Array]) -> list[Array]:
+        """Each text's bytes; or two figures of each of the target's tokens."""
+        if "texts" not in output:
+            return super().keep(output, batch)
+        return [np.frombuffer(text.strip().encode("utf-8"), dtype=np.uint8) for text in output["texts"]]
+
+    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> Any:
+        """The texts, or the sums of a row's figures."""
+        if self.predicts == "likelihood":
+            return super().predictions(outputs, rows, examples)
+        return [text.tobytes().decode("utf-8") for text in outputs.by_row()]
+
+    def references(self, rows: Dataset, examples: Dataset) -> Any:
+        """The targets, whole; or how many tokens they have."""
+        if self.predicts == "likelihood":
+            return np.array([len(labels) for labels in rows["labels"]], dtype=np.int64)
+        return list(examples["target"][:])
+
+    def targets(self, rows: Dataset) -> list[Array]:
+        """The tokens of the targets."""
+        return [np.array(labels, dtype=np.int64) for labels in rows["labels"]]
+
+    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+        """It writes one text for all rows; or its first choices are no better than the commonest token."""
+        if self.predicts == "likelihood":
+            return super().weakness(outputs, rows)
+        written = {text.tobytes() for text in outputs.by_row()}
+        if len(written) > 1 or len({tuple(labels) for labels in rows["labels"]}) == 1:
+            return None
+        return f"On {len(rows)} validation rows it writes the same text for all."
+
+
+@torch.inference_mode()
+def _teacher_forced(model: PreTrainedModel, batch: Mapping[str, Array]) -> dict[str, Array]:
+    device = next(model.parameters()).device
+    names = ("input_ids", "attention_mask", "labels")
+    output = model(**{name: torch.as_tensor(batch[name]).to(device) for name in names})
+    return {"logits": output.logits.float().cpu().numpy()}
+
+
+def _encode(
+    batch: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    prefix: str,
+    max_length: int,
+    max_target_length: int,
+) -> dict[str, Any]:
+    sources = [prefix + source for source in batch["source"]]
+    encoded = tokenizer(sources, truncation=True, max_length=max_length)
+    targets = tokenizer(text_target=batch["target"], truncation=True, max_length=max_target_length)
+    return {**encoded, "labels": targets["input_ids"]}

@@ -1,0 +1,254 @@
+"""Labels or a number for a sentence, or for a pair of sentences."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Value
+from numpy.typing import NDArray
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from distil_nlp.data.label_lists import encode_label_lists, numbers
+from distil_nlp.data.labels import NO_CLASS, NO_LABEL, encode_labels
+from distil_nlp.data.read import RawData
+from distil_nlp.data.split import SPLITS
+from distil_nlp.data.tasks.base import TASKS, Outputs, Task
+from distil_nlp.data.texts import text_column
+from distil_nlp.errors import DataError, ModelError
+from distil_nlp.signals import IGNORED
+
+logger = logging.getLogger(__name__)
+
+METRICS = {
+    "single_label": ("accuracy", "f1_macro"),
+    "multi_label": ("f1_micro", "f1_samples"),
+    "regression": ("pearson", "spearman", "mse"),
+}
+
+
+@TASKS.register("text-classification")
+class TextClassification(Task):
+    """One label for each row, any number of labels, or a number (``settings.problem``)."""
+
+    auto_class = AutoModelForSequenceClassification
+    by_row = True
+    text_keys = ("text", "text_pair")
+    problem_type: ClassVar[dict[str, Any]] = {
+        "single_label": "single_label_classification",
+        "multi_label": "multi_label_classification",
+        "regression": "regression",
+    }
+
+    @property
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the problem."""
+        return METRICS[self.settings.problem]
+
+    @property
+    def predicts(self) -> str:  # type: ignore[override]
+        """By the problem."""
+        return {"multi_label": "labels", "regression": "number"}.get(self.settings.problem, "class")
+
+    @property
+    def default_objectives(self) -> Mapping[str, Mapping[str, Any]]:  # type: ignore[override]
+        """A number is no distribution: it is compared as it is."""
+        usual = super().default_objectives
+        return {"task_loss": usual["task_loss"], "logits_mse": {"weight": 0.5}} if self._is_number else usual
+
+    @property
+    def _is_number(self) -> bool:
+        return bool(self.settings.problem == "regression")
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """``text``, ``text_pair`` for pairs, and ``label``."""
+        named = {"text": self.settings.text, "text_pair": self.settings.text_pair, "label": self.settings.label}
+        return {key: column for key, column in named.items() if column is not None}
+
+    def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
+        """Rows with ``text``, ``text_pair`` for pairs and ``label``."""
+        self._leave_out_unlabelled_splits(raw)
+        labels, feature = self._labels(raw)
+        return {name: self._clean(rows, labels[name], feature, dropped) for name, rows in raw.splits.items()}
+
+    def _leave_out_unlabelled_splits(self, raw: RawData) -> None:
+        """Some sets come with a test split whose labels are kept secret."""
+        label = self.settings.label
+        for name in [name for name in SPLITS[1:] if name in raw.splits]:
+            rows = raw.splits[name]
+            may_be = isinstance(rows.features[label], ClassLabel) or self._is_number
+            if may_be and set(rows[label][:]) <= {-1, None}:
+                logger.warning("The %s rows have no labels and are left out.", name)
+                del raw.splits[name]
+
+    def _labels(self, raw: RawData) -> tuple[dict[str, list[Any]], Any]:
+        """The label of each row by split, and their type."""
+        column = self.settings.label
+        if self._is_number:
+            return {name: numbers(rows, column) for name, rows in raw.splits.items()}, Value("float32")
+        if self.settings.problem == "multi_label":
+            lists, feature = encode_label_lists(raw.splits, column, known_names=raw.label_names)
+            _refuse_repeated(lists, raw, column)
+            return lists, feature
+        labels = encode_labels(raw.splits, column, rules=self.settings.classes, known_names=raw.label_names)
+        return dict(labels.ids), ClassLabel(names=labels.names)
+
+    def _clean(self, rows: Dataset, labels: list[Any], feature: Any, dropped: Counter[str]) -> Dataset:
+        texts = text_column(rows, "text", self.settings)
+        paired = self.settings.text_pair is not None
+        pairs = text_column(rows, "text_pair", self.settings) if paired else [""] * len(texts)
+        kept = []
+        for row, (text, pair, label) in enumerate(zip(texts, pairs, labels, strict=True)):
+            reason = "empty text" if not text or (paired and not pair) else _missing(label, feature)
+            if reason is None:
+                kept.append(row)
+            else:
+                dropped[reason] += 1
+        names = {column: key for key, column in self.columns.items() if key != "label"}
+        clean = rows.remove_columns(self.settings.label).rename_columns(names)
+        return clean.add_column("label", labels, feature=feature).select(kept)
+
+    def texts(self, rows: Dataset) -> list[tuple[str, ...]]:
+        """The text, and its pair."""
+        columns = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
+        return list(zip(*columns, strict=True))
+
+    def label_names(self, rows: Dataset) -> list[str] | None:
+        """The names of ``label``; None for regression."""
+        feature = rows.features["label"]
+        feature = getattr(feature, "feature", feature)
+        return list(feature.names) if isinstance(feature, ClassLabel) else None
+
+    def seen_labels(self, rows: Dataset) -> set[int]:
+        """Those in ``label``."""
+        if self.settings.problem == "multi_label":
+            return {label for labels in rows["label"][:] for label in labels}
+        return set() if self._is_number else set(rows["label"][:])
+
+    def majority(self, rows: Dataset) -> tuple[str, float] | None:
+        """Of one label a row."""
+        if self.settings.problem != "single_label":
+            return None
+        counts = Counter(rows["label"][:])
+        label, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
+        return rows.features["label"].int2str(label), count / len(rows)
+
+    def model_kwargs(self, label_names: list[str] | None) -> dict[str, Any]:
+        """Names of the labels, and the problem."""
+        named = super().model_kwargs(label_names) or {"num_labels": 1}
+        return named | {"problem_type": self.problem_type[self.settings.problem]}
+
+    def fit_teacher(self, teacher: PreTrainedModel, label_names: list[str] | None) -> None:
+        """Its labels must be the data's, and its problem is the recipe's: many a checkpoint does not say which."""
+        super().fit_teacher(teacher, label_names)
+        if self._is_number and teacher.config.num_labels != 1:
+            raise ModelError(
+                "The teacher is to give a number for each text (`problem: regression`).",
+                f"Its head has {teacher.config.num_labels} outputs.",
+                "Name a model of one output, or give the teacher a head of its own (`fine_tune`).",
+            )
+        teacher.config.problem_type = self.problem_type[self.settings.problem]
+
+    def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """``input_ids``, ``attention_mask``, ``token_type_ids`` if there are any, and ``labels``.
+
+        For any number of labels, rows without them need the column ``label`` all the same: it says how many there are.
+        """
+        several = self.settings.problem == "multi_label"
+        return rows.map(
+            _encode,
+            batched=True,
+            fn_kwargs={
+                "tokenizer": tokenizer,
+                "max_length": self.settings.max_length,
+                "number": self._is_number,
+                "labels": len(self.label_names(rows) or ()) if several else None,
+            },
+            remove_columns=rows.column_names,
+            desc="Tokenizing",
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> DataCollatorWithPadding:
+        """Pads each batch to its longest row."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> NDArray[Any]:
+        """The class of the highest logit ``[rows]``, the labels above even odds ``[rows, labels]``, or the number."""
+        if self._is_number:
+            return np.asarray(outputs.values[:, 0], dtype=np.float64)
+        if self.settings.problem == "multi_label":
+            return np.asarray(outputs.values > 0, dtype=np.int64)
+        return np.asarray(np.argmax(outputs.values, axis=-1))
+
+    def references(self, rows: Dataset, examples: Dataset) -> NDArray[Any]:
+        """The labels."""
+        return np.asarray(rows["labels"][:], dtype=np.float64 if self._is_number else np.int64)
+
+    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+        """No better than one answer for all rows."""
+        given, right = self.predictions(outputs, rows, rows), self.references(rows, rows)
+        where = f"On {len(right)} validation rows"
+        if self._is_number:
+            error, spread = np.square(given - right).mean(), np.var(right)
+            better = f"always giving their mean would have {spread:.4g}"
+            return None if error < spread else f"{where} its mean squared error is {error:.4g}; {better}."
+        if self.settings.problem == "multi_label":
+            score, best = 2 * (given * right).sum() / max(1, (given + right).sum()), _best_constant_f1(right)
+            better = f"always giving the same commonest ones would have {best:.3f}"
+            return None if score > best else f"{where} the F1 of its labels is {score:.3f}; {better}."
+        share, majority = (given == right).mean(), np.bincount(right).max() / len(right)
+        better = f"always giving the commonest label would be right in {majority:.3f}"
+        return None if share > majority else f"{where} it is right in {share:.3f}; {better}."
+
+
+def _refuse_repeated(lists: Mapping[str, list[list[int] | None]], raw: RawData, column: str) -> None:
+    """Lists of 0 and 1, one for each label there is, would be read as the two labels 0 and 1."""
+    for name, found in lists.items():
+        for row, labels in enumerate(found):
+            if labels is not None and len(set(labels)) < len(labels):
+                raise DataError(
+                    f"The column '{column}' does not hold the labels that a row has.",
+                    f"Row {row + 1} of {name} has {raw.splits[name][row][column]!r}, which repeats one.",
+                    "List the labels of each row, each once, rather than a 0 or 1 for every label there is.",
+                )
+
+
+def _best_constant_f1(right: NDArray[Any]) -> float:
+    """The F1 over all labels that the best answer has which is the same for all rows."""
+    counts = np.sort(right.sum(axis=0))[::-1]  # [labels]
+    given = len(right) * np.arange(1, len(counts) + 1)
+    return float(np.max(2 * np.cumsum(counts) / (given + counts.sum())))
+
+
+def _missing(label: Any, feature: Any) -> str | None:
+    """Why a row with this label cannot be learned from."""
+    if label is None or (isinstance(feature, ClassLabel) and label == NO_LABEL):
+        return "no label"
+    return "no class" if isinstance(feature, ClassLabel) and label == NO_CLASS else None
+
+
+def _encode(
+    batch: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None,
+    number: bool,
+    labels: int | None,
+) -> dict[str, Any]:
+    encoded = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
+    given = batch.get("label", [None] * len(batch["text"]))
+    if labels is None:
+        unknown = math.nan if number else IGNORED
+        return {**encoded, "labels": [unknown if label is None else label for label in given]}
+    found = [[math.nan if ids is None else float(index in ids) for index in range(labels)] for ids in given]
+    return {**encoded, "labels": found}

@@ -1,0 +1,75 @@
+"""Text without labels, for a teacher to label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from datasets import Dataset
+
+from distil_nlp.data.read import read
+from distil_nlp.data.split import text_key, unknown_rows
+from distil_nlp.data.tasks import Task
+from distil_nlp.errors import DataError
+
+HELD_OUT = "in validation or test"
+
+
+def read_unlabelled(
+    task: Task, splits: Mapping[str, Dataset], dropped: Counter[str], progress: Callable[[str], None]
+) -> tuple[Dataset, list[Path]]:
+    """Reads the rows of ``task.unlabelled``: of a folder or a data set of the Hub, one split.
+
+    Args:
+        task: What is learned; the rows have the columns with its texts.
+        splits: Its clean rows. A text that is in validation or test is left out.
+        dropped: Counts the rows left out, by reason.
+        progress: Called with one line for each step that takes time.
+
+    Returns:
+        Clean rows with the columns of the labelled ones, labels being None, and the files that were read.
+
+    Raises:
+        UnresolvedReferenceError: There is no such data, or it cannot be had now.
+        DataError: It cannot be read, lacks a column, or no row is left.
+    """
+    section = task.settings.unlabelled
+    names = None if section.split is None else {"train": section.split}
+    settings = task.settings.model_copy(update={**section.model_dump(exclude={"split"}), "split_names": names})
+    other = type(task)(settings, task.read_json)
+    raw = read(settings, other.text_columns, progress)
+    reasons: Counter[str] = Counter()
+    rows = other.clean_texts(raw.splits["train"], reasons)
+    kept, left_out = unknown_rows(keys_of(task, rows), held_out(task, splits))
+    for reason, count in (reasons + left_out).items():
+        dropped[f"unlabelled, {reason}"] += count
+    if not kept:
+        found = ", ".join(f"{count} with {reason}" for reason, count in reasons.items() if count) or "It has no rows"
+        found += f", {left_out[HELD_OUT]} {HELD_OUT}" if left_out else ""
+        raise DataError(f"No text of '{settings.dataset}' can be learned from.", f"{found}.", "Use other text.")
+    return like(rows.select(kept), splits["train"]), raw.files
+
+
+def held_out(task: Task, splits: Mapping[str, Dataset]) -> dict[str, set[bytes]]:
+    """The keys of texts that a student must not see, by the reason for it."""
+    return {HELD_OUT: {key for name in ("validation", "test") for key in known_keys(task, splits[name])}}
+
+
+def keys_of(task: Task, rows: Dataset) -> list[bytes]:
+    """The key of each row's texts; a text that is missing is passed over."""
+    return [text_key(*filter(None, texts)) for texts in task.texts(rows)]
+
+
+def known_keys(task: Task, rows: Dataset) -> set[bytes]:
+    """The keys of rows, and of each of their texts where rows without labels have one alone."""
+    alone = task.texts(rows) if len(task.text_columns) == 1 else []
+    return {*keys_of(task, rows), *(text_key(text) for texts in alone for text in texts)}
+
+
+def like(rows: Dataset, labelled: Dataset) -> Dataset:
+    """Rows with the columns of others; what they lack is None."""
+    for name, feature in labelled.features.items():
+        if name not in rows.column_names:
+            rows = rows.add_column(name, [None] * len(rows), feature=feature)
+    return rows.select_columns(labelled.column_names).cast(labelled.features)

@@ -1,0 +1,58 @@
+"""Texts as words, each at its place, so that words can be changed and everything else stays as it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text and where its words are.
+
+    Words of a plain text are runs of letters and digits, and single other characters, as BERT cuts texts first of all;
+    of a list of words they are its items.
+
+    Attributes:
+        text: The text; of a list its items, with spaces between them.
+        spans: First character and the one after the last, of each word.
+        listed: Whether it was a list.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    listed: bool = False
+
+    @classmethod
+    def of(cls, text: str | Sequence[str]) -> Words:
+        """Finds the words of a text, or of a list of words."""
+        if isinstance(text, str):
+            return cls(text, tuple(match.span() for match in _WORD.finditer(text)))
+        starts = [0]
+        for word in text:
+            starts.append(starts[-1] + len(word) + 1)
+        spans = tuple((start, start + len(word)) for start, word in zip(starts, text, strict=False))
+        return cls(" ".join(text), spans, listed=True)
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.text[start:end] for start, end in self.spans)
+
+    def with_words(self, words: Sequence[str], window: slice = slice(None)) -> str | list[str]:
+        """The text, or list, with other words in the places of its own.
+
+        Args:
+            words: One for each of its own.
+            window: Which of them to keep, without gaps.
+        """
+        if self.listed:
+            return list(words[window])
+        kept, spans = words[window], self.spans[window]
+        gaps = [self.text[end:start] for (_, end), (start, _) in pairwise(spans)]
+        return "".join(part for pair in zip(kept, [*gaps, ""], strict=False) for part in pair)
