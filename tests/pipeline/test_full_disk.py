@@ -76,12 +76,12 @@ def test_while_a_checkpoint_is_saved(case, finished, tmp_path, monkeypatch, erro
     ).read_bytes()
 
 
-@pytest.mark.parametrize(("stage", "place"), [("evaluate", "np.save"), ("report", "Ledger.save"), ("bench", "result")])
+@pytest.mark.parametrize(("stage", "place"), [("evaluate", "np.savez"), ("report", "Ledger.save"), ("bench", "result")])
 def test_while_figures_are_saved(finished, tmp_path, monkeypatch, stage, place):
     run = finished.copy(tmp_path / "run", without=[stage])
     with monkeypatch.context() as patch:
-        if place == "np.save":
-            patch.setattr(run_folder.np, "save", raises(NO_SPACE))
+        if place == "np.savez":
+            patch.setattr(run_folder.np, "savez", raises(NO_SPACE))
         elif place == "result":
             write = run_folder.write_json
             full = raises(NO_SPACE)

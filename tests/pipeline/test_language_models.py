@@ -176,6 +176,17 @@ def _check_writing(folder: Path) -> None:
         assert written.shape[0] == 2
 
 
+def test_the_control_starts_from_the_layers_of_the_teacher_itself(taught: Path, tmp_path: Path) -> None:
+    task = {"name": "text-generation", "dataset": str(write_texts(tmp_path, ("text",))), "max_length": 48}
+    recipe = Recipe.load(write_recipe(tmp_path, task, taught / "model", teacher={"model": str(taught / "model")}))
+    assert recipe.control == ("pretrained",)
+    start = Assembly(recipe).control("pretrained", AutoModelForCausalLM.from_pretrained(taught / "model"))
+    given = AutoModelForCausalLM.from_pretrained(taught / "model").state_dict()
+    for name, weight in start.state_dict().items():
+        source = name.replace("layers.1.", "layers.3.").replace("layers.0.", "layers.1.")  # blocks 2 and 4
+        assert torch.equal(weight, given[source])
+
+
 def test_a_teacher_that_writes_nothing_sensible_is_refused(tmp_path: Path) -> None:
     tokenizer = decoder_tokenizer()
     tiny_model("gpt2", "next_token", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import STAGES, TRAINING, command
 
-from distil_nlp import build, stages
+from distil_nlp import stages
 from distil_nlp.export import onnx_export
+from distil_nlp.run import Run
 from distil_nlp.training import DistillationTrainer
 
 TRAINED = ("teacher", "student", "control_pretrained", "control_same_start")
@@ -101,7 +102,7 @@ def test_another_recipe_cannot_go_on_with_it(case, finished, tmp_path, calls):
 # What Ctrl-C breaks off in each stage.
 TRAINING_OF = {"teach": "teacher", "distill": "student", "control": "control_pretrained"}
 CALL_OF = {
-    "evaluate": (build, "torch_forward"),
+    "evaluate": (Run, "record"),
     "bench": (stages, "latency_table"),
     "report": (stages, "render_html"),
 }
