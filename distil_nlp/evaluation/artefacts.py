@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from distil_nlp.data.writing import writer
 from distil_nlp.errors import ModelError
-from distil_nlp.export.decoder import empty_past
 from distil_nlp.export.generate import generate
+from distil_nlp.export.optimum_script import empty_past
 from distil_nlp.export.parity import complete_batch
 
 Batch = Mapping[str, Tensor]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distil_nlp.export.job import Batch
+from distil_nlp.export.optimum_script import empty_past
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -14,15 +15,6 @@ if TYPE_CHECKING:
 _PAST, _PRESENT = "past_key_values.", "present."
 
 Past = dict[str, np.ndarray]
-
-
-def empty_past(session: onnxruntime.InferenceSession, rows: int) -> Past:
-    """Keys and values of no tokens, for each input that a graph has for them; nothing for any other graph."""
-    return {
-        value.name: np.zeros([rows, *(size if isinstance(size, int) else 0 for size in value.shape[1:])], np.float32)
-        for value in session.get_inputs()
-        if value.name.startswith(_PAST)
-    }
 
 
 def is_present(name: str) -> bool:

@@ -25,7 +25,7 @@ class ExportJob:
         task: The task, named as in ``transformers.pipeline``.
         target: The processor to quantize for, or None for float32 only.
         keep_float: ONNX operator types that stay in float32 in the quantized model.
-        sample: One real batch, for exporters that trace.
+        sample: One real batch, to trace with and to look at activations.
         progress: Called with one line for each long step.
     """
 

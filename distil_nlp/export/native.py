@@ -55,7 +55,7 @@ def export_with_native(job: ExportJob) -> None:
     if job.target:
         job.progress(f"Quantizing for {job.target} ...")
         _trace(model, sample, plain, fusions=None)
-        quantize_model(plain, job.work_dir / QUANTIZED, job.target, job.keep_float)
+        quantize_model(plain, job.work_dir / QUANTIZED, job.target, job.keep_float, sample=sample)
         plain.unlink()
 
 

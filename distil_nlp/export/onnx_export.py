@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distil_nlp.errors import ExportError, MissingExtraError, near_match
 from distil_nlp.export.checkpoint import check_checkpoint, copy_companions, load_checkpoint
 from distil_nlp.export.job import MODEL, QUANTIZED, TARGETS, Batch, ExportJob
@@ -118,7 +120,8 @@ def export_onnx(
             work_dir = Path(scratch, "new")
             work_dir.mkdir()
             goal = target if quantization else None
-            job = ExportJob(model_dir, work_dir, task, goal, keep_float, samples[0], progress)
+            sample = max(samples, key=lambda batch: np.size(batch["input_ids"]))
+            job = ExportJob(model_dir, work_dir, task, goal, keep_float, sample, progress)
             BACKENDS[backend](job)
             if job.target:
                 drop_unused(work_dir / QUANTIZED)

@@ -8,10 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from distil_nlp.errors import ExportError
 from distil_nlp.export.environment import ensure_environment, last_lines, offline_variables, python_of
 from distil_nlp.export.job import MODEL, QUANTIZED, ExportJob
+from distil_nlp.export.parity import complete_batch
 from distil_nlp.export.rope import to_transformers_4
 
 __all__ = ["ensure_environment", "export_with_optimum"]
@@ -30,6 +34,8 @@ def export_with_optimum(job: ExportJob) -> None:
     with tempfile.TemporaryDirectory(dir=job.work_dir, prefix=".optimum-") as scratch:
         staged, written = Path(scratch, "checkpoint"), Path(scratch, "onnx")
         _stage(job.model_dir, staged)
+        sample: dict[str, Any] = dict(complete_batch(job.sample, ("position_ids", "token_type_ids")))
+        np.savez(Path(scratch, "sample.npz"), **sample)
         _run(environment, job, staged, written)
         for path in [*written.glob(f"{MODEL}*"), *written.glob(QUANTIZED)]:
             shutil.move(path, job.work_dir / path.name)
@@ -54,6 +60,7 @@ def _run(environment: Path, job: ExportJob, staged: Path, written: Path) -> None
         "task": job.task,
         "target": job.target,
         "keep_float": list(job.keep_float),
+        "sample": str(written.with_name("sample.npz")),
     }
     # -I: neither PYTHONPATH nor this folder, whose optimum.py would hide Optimum itself, is searched.
     command = [str(python_of(environment)), "-I", str(_SCRIPT), json.dumps(request)]

@@ -1,6 +1,7 @@
 """Exports and quantizes with Optimum: run by path in the Optimum environment, without distil_nlp.
 
-Its one argument is JSON: ``model_dir``, ``output_dir``, ``task``, ``target`` (or null) and ``keep_float``.
+Its one argument is JSON: ``model_dir``, ``output_dir``, ``task``, ``target`` (or null), ``keep_float`` and ``sample``
+(an ``.npz`` file with a real batch).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    import onnxruntime
 
 
 def main() -> None:
@@ -20,7 +23,7 @@ def main() -> None:
     output_dir = Path(job["output_dir"])
     export(job["model_dir"], output_dir, job["task"])
     if job["target"]:
-        quantize(output_dir / "model.onnx", job["target"], job["keep_float"])
+        quantize(output_dir / "model.onnx", job["target"], job["keep_float"], Path(job["sample"]))
 
 
 def export(model_dir: str, output_dir: Path, task: str) -> None:
@@ -38,8 +41,9 @@ def export(model_dir: str, output_dir: Path, task: str) -> None:
     )
 
 
-def quantize(onnx_path: Path, target: str, keep_float: list[str]) -> None:
-    """Quantizes every operator that has int8 weights, the embedding among them."""
+def quantize(onnx_path: Path, target: str, keep_float: list[str], sample: Path) -> None:
+    """Quantizes every operator that has int8 weights, the embedding among them, but for products that it would ruin."""
+    import numpy as np
     import onnx
     from onnxruntime.quantization.registry import IntegerOpsRegistry
     from optimum.onnxruntime import ORTQuantizer
@@ -52,7 +56,7 @@ def quantize(onnx_path: Path, target: str, keep_float: list[str]) -> None:
         is_static=False,
         per_channel=True,
         operators_to_quantize=[name for name in IntegerOpsRegistry if name not in keep_float],
-        nodes_to_exclude=products_of_activations(model.graph),
+        nodes_to_exclude=[*products_of_activations(model.graph), *rounded_away(onnx_path, dict(np.load(sample)))],
     )
     ORTQuantizer.from_pretrained(onnx_path.parent, file_name=onnx_path.name).quantize(config, save_dir=onnx_path.parent)
 
@@ -70,12 +74,76 @@ def read_weights_directly(graph: onnx.GraphProto) -> None:
 
 def products_of_activations(graph: onnx.GraphProto) -> list[str]:
     """Returns the MatMul nodes without a weight: in int8 they save no byte, and are slower and less exact."""
+    weights = names_of_weights(graph)
+    products = (node for node in graph.node if node.op_type == "MatMul")
+    return [node.name for node in products if not weights.intersection(node.input)]
+
+
+def names_of_weights(graph: onnx.GraphProto) -> set[str]:
+    """Returns the values in a graph that do not depend on its inputs, transposed ones among them."""
     weights = {tensor.name for tensor in graph.initializer}
     for node in graph.node:  # in topological order
         if node.op_type == "Constant" or (node.op_type == "Transpose" and node.input[0] in weights):
             weights.update(node.output)
-    products = (node for node in graph.node if node.op_type == "MatMul")
-    return [node.name for node in products if not weights.intersection(node.input)]
+    return weights
+
+
+def rounded_away(onnx_path: Path, sample: dict[str, np.ndarray]) -> list[str]:
+    """Returns the MatMul nodes of whose input quantization would leave nothing but a few outliers.
+
+    A tensor's range is cut into 255 steps, and here one step is larger than the tensor's mean magnitude. Decoders have
+    such tensors: a few values are thousands of times as large as the others (Sun et al. 2024, arXiv:2402.17762).
+    """
+    import onnx
+
+    graph = onnx.load(onnx_path, load_external_data=False).graph
+    weights = names_of_weights(graph)
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    tensors = list(dict.fromkeys(node.input[0] for node in products if node.input[0] not in weights))
+    measured = measure(onnx_path, tensors, sample)
+    ruined = {name for name, (largest, smallest, mean) in measured.items() if largest - smallest > 255 * mean}
+    return [node.name for node in products if node.input[0] in ruined]
+
+
+def measure(
+    onnx_path: Path, tensors: list[str], sample: dict[str, np.ndarray]
+) -> dict[str, tuple[float, float, float]]:
+    """Returns the largest value, the smallest and the mean magnitude of values within a graph, on a sample."""
+    import onnx
+    import onnxruntime
+    from onnx.helper import make_node, make_tensor_value_info
+
+    model = onnx.load(onnx_path, load_external_data=False)
+    wanted = [f"{name}/{part}" for name in tensors for part in ("largest", "smallest", "mean")]
+    for name in tensors:
+        model.graph.node.append(make_node("ReduceMax", [name], [f"{name}/largest"], keepdims=0))
+        model.graph.node.append(make_node("ReduceMin", [name], [f"{name}/smallest"], keepdims=0))
+        model.graph.node.append(make_node("Abs", [name], [f"{name}/magnitude"]))
+        model.graph.node.append(make_node("ReduceMean", [f"{name}/magnitude"], [f"{name}/mean"], keepdims=0))
+    model.graph.output.extend(make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in wanted)
+    probe = onnx_path.with_name("probe.onnx")  # beside its weights, where these are in a file of their own
+    onnx.save(model, probe)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
+        taken = {value.name for value in session.get_inputs()}
+        feeds = {name: value for name, value in sample.items() if name in taken}
+        values = session.run(wanted, feeds | empty_past(session, len(sample["input_ids"])))
+    finally:
+        probe.unlink()
+    return dict(zip(tensors, zip(values[::3], values[1::3], values[2::3], strict=True), strict=True))
+
+
+def empty_past(session: onnxruntime.InferenceSession, rows: int) -> dict[str, np.ndarray]:
+    """Returns keys and values of no tokens, for each input that a graph has for them; nothing for any other graph."""
+    import numpy as np
+
+    return {
+        value.name: np.zeros([rows, *(size if isinstance(size, int) else 0 for size in value.shape[1:])], np.float32)
+        for value in session.get_inputs()
+        if value.name.startswith("past_key_values.")
+    }
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from distil_nlp.errors import ExportError
-from distil_nlp.export.decoder import Decoder, empty_past, is_present, positions
+from distil_nlp.export.decoder import Decoder, is_present, positions
 from distil_nlp.export.job import Batch
+from distil_nlp.export.optimum_script import empty_past
 from distil_nlp.export.session import make_session, runtime_errors
 from distil_nlp.signals import LABEL_NAMES
 

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distil_nlp.errors import ExportError, near_match
-from distil_nlp.export.job import TARGETS
-from distil_nlp.export.optimum_script import products_of_activations
+from distil_nlp.export.job import TARGETS, Batch
+from distil_nlp.export.optimum_script import products_of_activations, rounded_away
+from distil_nlp.export.parity import complete_batch
 
 _ROUNDING = 1e-9  # 0.90 - 0.89 is a little more than 0.01
 
 
-def quantize_model(onnx_path: Path, output_path: Path, target: str, keep_float: Sequence[str] = ()) -> None:
+def quantize_model(
+    onnx_path: Path, output_path: Path, target: str, keep_float: Sequence[str] = (), *, sample: Batch | None = None
+) -> None:
     """Quantizes weights to int8 and, at run time, activations to uint8; the embedding is quantized too.
 
     Weights are signed and scaled per output channel. For ``avx2`` they are unsigned, as Optimum has it:
@@ -23,6 +26,7 @@ def quantize_model(onnx_path: Path, output_path: Path, target: str, keep_float: 
         output_path: The file to write.
         target: One of `TARGETS`.
         keep_float: Operator types that stay in float32 (``["Gather"]`` leaves the embedding alone).
+        sample: A real batch; products whose input would be rounded away on it stay in float32.
 
     Raises:
         ExportError: onnxruntime cannot quantize the graph.
@@ -31,6 +35,7 @@ def quantize_model(onnx_path: Path, output_path: Path, target: str, keep_float: 
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
+    ruined = [] if sample is None else rounded_away(onnx_path, complete_batch(sample, ()))
     model = onnx.load(onnx_path)
     model.graph.ClearField("value_info")  # stale after optimization, and shape inference would stop at it
     try:
@@ -38,7 +43,7 @@ def quantize_model(onnx_path: Path, output_path: Path, target: str, keep_float: 
             model,
             output_path,
             op_types_to_quantize=[name for name in IntegerOpsRegistry if name not in keep_float],
-            nodes_to_exclude=products_of_activations(model.graph),
+            nodes_to_exclude=[*products_of_activations(model.graph), *ruined],
             per_channel=True,
             extra_options={"MatMulConstBOnly": False},  # a head that shares the embedding reads it transposed
             weight_type=QuantType.QUInt8 if target == "avx2" else QuantType.QInt8,
