@@ -18,17 +18,19 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from transformers import set_seed
 from transformers.utils import logging
 
 from distil_nlp.build import Assembly
-from distil_nlp.export import torch_forward
 from distil_nlp.recipe import Recipe
+from distil_nlp.teachers import StoredTeacher
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "objectives.jsonl"
@@ -49,10 +51,22 @@ TRAINING = {
     "warmup_steps": 0.1,
     "train_sampling_strategy": "group_by_length",
     "learning_rate": 1.0e-4,
+    "bf16": True,
+    "use_cpu": True,
     "save_strategy": "no",
     "logging_steps": 1000,
     "disable_tqdm": True,
 }
+LOGITS = (
+    "logits_mse",
+    "logits_reverse_kl",
+    "logits_jsd",
+    "logits_skew_kl",
+    "logits_tvd",
+    "logits_topk_kl",
+    "dkd",
+    "dist",
+)
 KL = {"logits_kl": {"temperature": 2.0}}
 SCALED = {  # features in the usual company: weights bring the terms to like size
     "hidden_states": {},
@@ -72,10 +86,10 @@ SCALED = {  # features in the usual company: weights bring the terms to like siz
 
 def methods() -> dict[str, dict[str, Any]]:
     """Objectives by method; `start` and `training` where they differ from the usual."""
+    fast, long = {"learning_rate": 3e-4}, {"num_train_epochs": 3}  # epochs are a factor
     found: dict[str, dict[str, Any]] = {
         "no teacher, pre-trained start": {"objectives": {"task_loss": {}}, "start": "pretrained"},
         "no teacher, teacher's layers": {"objectives": {"task_loss": {}}},
-        "no teacher, teacher's layers, lr x3": {"objectives": {"task_loss": {}}, "training": {"learning_rate": 3e-4}},
     }
     for temperature in (1.0, 2.0, 5.0):
         found[f"logits_kl T={temperature:g}"] = {"objectives": {"logits_kl": {"temperature": temperature}}}
@@ -83,13 +97,13 @@ def methods() -> dict[str, dict[str, Any]]:
         "objectives": {"logits_kl": {"temperature": 2.0, "weight": 0.5}, "task_loss": {"weight": 0.5}}
     }
     found["logits_kl T=2, pre-trained start"] = {"objectives": KL, "start": "pretrained"}
-    found["logits_kl T=2, lr x3"] = {"objectives": KL, "training": {"learning_rate": 3e-4}}
-    found["logits_mse"] = {"objectives": {"logits_mse": {}}}
-    found["logits_mse, lr x3"] = {"objectives": {"logits_mse": {}}, "training": {"learning_rate": 3e-4}}
-    for name in ("logits_reverse_kl", "logits_jsd", "logits_skew_kl", "logits_tvd", "dkd", "dist", "logits_topk_kl"):
+    for name in LOGITS:
         found[name] = {"objectives": {name: {}}}
     for name, arguments in SCALED.items():
         found[f"logits_kl T=2 + {name}"] = {"objectives": {**KL, name: arguments}}
+    for name, method in list(found.items()):
+        found[f"{name}, lr x3"] = {**method, "training": fast}
+        found[f"{name}, lr x3, epochs x3"] = {**method, "training": {**fast, **long}}
     return found
 
 
@@ -97,7 +111,8 @@ def recipe_for(folder: Path, dataset: str, layers: int, seed: int, method: dict[
     settings = DATASETS[dataset]
     task = {"name": "text-classification", "dataset": str(folder / dataset), "metrics": ["accuracy"]}
     task |= {key: settings[key] for key in ("max_length", "text_pair") if key in settings}
-    training = {**TRAINING, "num_train_epochs": settings["epochs"], **method.get("training", {})}
+    training = {**TRAINING, **method.get("training", {})}
+    training["num_train_epochs"] = settings["epochs"] * training.get("num_train_epochs", 1)
     values = {
         "name": dataset,
         "seed": seed,
@@ -117,8 +132,7 @@ def recipe_for(folder: Path, dataset: str, layers: int, seed: int, method: dict[
 
 def right(assembly: Assembly, model: Any, split: str = "test") -> np.ndarray:
     """Which rows a model gets right."""
-    outputs = assembly.batches(assembly.rows[split]).outputs(torch_forward(model.eval()), assembly.task.keep)
-    return np.asarray(assembly.predictions(outputs, split) == assembly.references(split))
+    return np.asarray(assembly.predictions(assembly.outputs(model, split), split) == assembly.references(split))
 
 
 def teacher_of(assembly: Assembly, work: Path) -> Any:
@@ -131,6 +145,24 @@ def teacher_of(assembly: Assembly, work: Path) -> Any:
         trainer.train()
         trainer.model.save_pretrained(work)
     return assembly.load_saved(work)
+
+
+def compact(assembly: Assembly) -> Callable[[Any], Any]:
+    """Numbers the tokens that occur from 0 in the rows, and gives a function that does so in a model.
+
+    Rows of the embedding table that are never read have no gradient and do not change: a smaller table trains alike.
+    """
+    used = sorted({0}.union(*(ids for rows in assembly.rows.values() for ids in rows["input_ids"][:])))
+    new = {old: number for number, old in enumerate(used)}
+    renumber = lambda row: {"input_ids": [new[old] for old in row["input_ids"]]}  # noqa: E731
+    assembly.rows = {name: rows.map(renumber) for name, rows in assembly.rows.items()}
+
+    def shrink(model: Any) -> Any:
+        table = model.get_input_embeddings().weight.detach()[used].clone()
+        model.set_input_embeddings(torch.nn.Embedding.from_pretrained(table, freeze=False, padding_idx=0))
+        return model
+
+    return shrink
 
 
 def line(dataset: str, layers: int, seed: int, method: str, rows: np.ndarray, **more: Any) -> dict[str, Any]:
@@ -163,20 +195,21 @@ def run(options: argparse.Namespace) -> None:
         for seed in options.seeds
         for name in asked
     ]
-    parts: dict[str, Assembly] = {}
+    parts: dict[str, tuple[Assembly, Any, Any]] = {}
     for dataset, layers, seed, name in jobs:
         if (dataset, layers, seed, name) in done:
             continue
         assembly = Assembly(recipe_for(options.data, dataset, layers, seed, asked[name]), lambda text: None)
-        if dataset in parts:  # the rows are the same for all
-            for attribute in ("data", "tokenizer", "rows"):
-                setattr(assembly, attribute, getattr(parts[dataset], attribute))
-        teacher = teacher_of(assembly, options.work / dataset)
-        if dataset not in parts and not any(entry[0] == dataset and entry[3] == "teacher" for entry in done):
-            save(line(dataset, teacher.config.num_hidden_layers, 0, "teacher", right(assembly, teacher)))
-            done.add((dataset, teacher.config.num_hidden_layers, 0, "teacher"))
-        parts.setdefault(dataset, assembly)
-        student = assembly.student(teacher)
+        if dataset not in parts:
+            teacher = teacher_of(assembly, options.work / dataset)
+            if not any(entry[0] == dataset and entry[3] == "teacher" for entry in done):
+                save(line(dataset, teacher.config.num_hidden_layers, 0, "teacher", right(assembly, teacher)))
+            shrink = compact(assembly)
+            parts[dataset] = assembly, shrink, StoredTeacher(shrink(teacher), options.work / dataset / "outputs")
+        first, shrink, stored = parts[dataset]
+        for attribute in ("data", "tokenizer", "rows"):  # the same for all
+            setattr(assembly, attribute, getattr(first, attribute))
+        student = shrink(assembly.student(teacher_of(assembly, options.work / dataset)))
         objectives = assembly.objectives()
         needs = any(objective.uses_teacher for objective in objectives)
         started = time.process_time()
@@ -185,7 +218,7 @@ def run(options: argparse.Namespace) -> None:
             student,
             arguments=assembly.recipe.training,
             output_dir=options.work / "training",
-            teacher=teacher if needs else None,
+            teacher=stored if needs else None,
             objectives=objectives,
         )
         trainer.train()
