@@ -26,12 +26,14 @@ def _exporter() -> Iterator[None]:
 
 def trace_with_torch(model: Any, sample: Any, path: Path, *, fusions: str | None) -> None:
     example, sizes = native._example(sample), dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
+    with torch.no_grad():
+        outputs = [name for name, value in model(**example).items() if torch.is_tensor(value)]
     torch.onnx.export(
         model,
         kwargs=example,
         dynamic_shapes=dict.fromkeys(example, sizes),
         input_names=list(example),
-        output_names=["logits"],
+        output_names=outputs,
         dynamo=True,
         verbose=False,
     ).save(path)
