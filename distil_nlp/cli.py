@@ -53,7 +53,7 @@ def main() -> None:
 @app.command()
 def run(recipe: RecipeName, overrides: Overrides = None, output_dir: OutputDir = None, resume: Resume = False) -> None:
     """Checks a recipe, then teaches, distils, evaluates, exports, times and reports."""
-    from distil_nlp.stages import planned
+    from distil_nlp.run.stages import planned
 
     started = time.perf_counter()
     work = _open(recipe, overrides, output_dir)
@@ -113,7 +113,7 @@ def list_(
     from distil_nlp.mapping import STRATEGIES
     from distil_nlp.objectives import OBJECTIVES
     from distil_nlp.recipe import shipped_recipes
-    from distil_nlp.recipe_sections import WEIGHTINGS
+    from distil_nlp.recipe.sections import WEIGHTINGS
     from distil_nlp.training import SCHEDULES
 
     known: dict[str, Any] = {
@@ -134,7 +134,7 @@ def list_(
 @app.command()
 def env() -> None:
     """Prints versions and hardware, for bug reports."""
-    from distil_nlp.run_folder import environment
+    from distil_nlp.run.folder import environment
 
     for key, value in environment(seed=0).items():
         if key != "seed":
@@ -163,7 +163,7 @@ def _quiet_libraries() -> None:
 
 
 def _check(work: Run) -> None:
-    from distil_nlp.preflight import check as preflight
+    from distil_nlp.run.preflight import check as preflight
 
     with console.status("checking", spinner="line"):
         teacher = work.folder.path / "teacher"
@@ -174,7 +174,7 @@ def _check(work: Run) -> None:
 
 
 def _stage(work: Run, stage: str) -> None:
-    from distil_nlp.stages import run_stage
+    from distil_nlp.run.stages import run_stage
 
     started = time.perf_counter()
     console.print(f"[bold]{stage}[/bold]")

@@ -12,9 +12,9 @@ from transformers import BertConfig
 
 from distil_nlp.blocks import describe
 from distil_nlp.build import Assembly
+from distil_nlp.build.loss import make_objectives, make_schedules, make_weighting
 from distil_nlp.data.tasks import TASKS
 from distil_nlp.evaluation.metrics import METRICS, compute_metrics
-from distil_nlp.loss_of_recipe import make_objectives, make_schedules, make_weighting
 from distil_nlp.recipe import Recipe, shipped_recipes
 from distil_nlp.references import HubReference, resolve
 from distil_nlp.wheels import SCHEME

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from distil_nlp import Recipe
 from distil_nlp.build import Assembly
-from distil_nlp.preflight import refuse_weak_teacher
-from distil_nlp.run_folder import RunFolder
+from distil_nlp.run.folder import RunFolder
+from distil_nlp.run.preflight import refuse_weak_teacher
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")

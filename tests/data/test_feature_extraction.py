@@ -14,7 +14,7 @@ from distil_nlp.data.embedding import Embedding, embedding_files
 from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks import TASKS, Outputs
 from distil_nlp.errors import DataError, ModelError
-from distil_nlp.recipe_tasks import FeatureExtractionSection
+from distil_nlp.recipe.tasks import FeatureExtractionSection
 
 NAME = "feature-extraction"
 PAIRED = {"text": "one", "text_pair": "two", "score": "alike"}

@@ -21,7 +21,7 @@ from distil_nlp.errors import ModelError
 from distil_nlp.evaluation.metrics import compute_metrics
 from distil_nlp.evaluation.quality import PaddedBatches
 from distil_nlp.export import torch_forward
-from distil_nlp.recipe_tasks import FillMaskSection
+from distil_nlp.recipe.tasks import FillMaskSection
 from distil_nlp.training import DistillationTrainer
 
 TOKENIZER = tiny_tokenizer("wordpiece")

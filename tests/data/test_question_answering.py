@@ -17,7 +17,7 @@ from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks import Outputs, QuestionAnswering
 from distil_nlp.data.tasks.question_answering import best_span
 from distil_nlp.errors import DataError
-from distil_nlp.recipe_tasks import QuestionAnsweringSection
+from distil_nlp.recipe.tasks import QuestionAnsweringSection
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "##s", "##ed", "?", *(f"w{i}" for i in range(10)), *"abcdefghij"]
 

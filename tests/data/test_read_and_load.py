@@ -18,7 +18,7 @@ from distil_nlp.data.read import check_encoding
 from distil_nlp.data.split import SPLITS, assign_splits, text_key
 from distil_nlp.data.tasks import TextClassification
 from distil_nlp.errors import DataError, RecipeError
-from distil_nlp.recipe_tasks import TextClassificationSection
+from distil_nlp.recipe.tasks import TextClassificationSection
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 

@@ -20,7 +20,7 @@ from distil_nlp.data.tasks import Outputs, Text2TextGeneration
 from distil_nlp.data.teacher_targets import TargetFile
 from distil_nlp.data.writing import writer
 from distil_nlp.errors import DataError
-from distil_nlp.recipe_tasks import Text2TextGenerationSection
+from distil_nlp.recipe.tasks import Text2TextGenerationSection
 
 TOKENIZER = build_tokenizer()
 SOURCES = ["the film was good", "we saw a bad scene in the film", "music", "the plot was very bad then"]

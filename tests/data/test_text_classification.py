@@ -22,7 +22,7 @@ from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks import TASKS, Outputs, TextClassification
 from distil_nlp.errors import DataError, ModelError, RecipeError
 from distil_nlp.evaluation.metrics import compute_metrics
-from distil_nlp.recipe_tasks import TextClassificationSection
+from distil_nlp.recipe.tasks import TextClassificationSection
 
 
 def make_task(max_length: int = 16, **settings: object) -> TextClassification:
@@ -120,7 +120,7 @@ TOKENIZE = """
 import sys, datasets
 from transformers import AutoTokenizer
 from distil_nlp.data.tasks import TextClassification
-from distil_nlp.recipe_tasks import TextClassificationSection
+from distil_nlp.recipe.tasks import TextClassificationSection
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 def task_of(length):
     values = {"name": "text-classification", "dataset": "here", "max_length": length}

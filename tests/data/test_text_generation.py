@@ -19,7 +19,7 @@ from distil_nlp.errors import DataError, ModelError, RecipeError
 from distil_nlp.evaluation.metrics import METRICS, compute_metrics
 from distil_nlp.evaluation.quality import PaddedBatches
 from distil_nlp.export import torch_forward
-from distil_nlp.recipe_tasks import TextGenerationSection
+from distil_nlp.recipe.tasks import TextGenerationSection
 
 TOKENIZER = decoder_tokenizer()
 END = TOKENIZER.eos_token_id

@@ -16,7 +16,7 @@ from distil_nlp.data.load import load_task_data
 from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks import Outputs, TokenClassification
 from distil_nlp.errors import DataError, ModelError
-from distil_nlp.recipe_tasks import TokenClassificationSection
+from distil_nlp.recipe.tasks import TokenClassificationSection
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "##s", "##ed", "a", "b", "c"]
 TAGS = ["B-X", "I-X", "O"]

@@ -19,7 +19,7 @@ from distil_nlp.data.tasks import TASKS, Task
 from distil_nlp.data.tasks.base import Task as Base
 from distil_nlp.data.words import Words
 from distil_nlp.errors import DataError
-from distil_nlp.recipe_tasks import FeatureExtractionSection, TextClassificationSection, TokenClassificationSection
+from distil_nlp.recipe.tasks import FeatureExtractionSection, TextClassificationSection, TokenClassificationSection
 
 SECTIONS = {
     "text-classification": TextClassificationSection,

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_run import STAGES, TRAINING, command, save_checkpoint, write_rows
 
-from distil_nlp import stages
+from distil_nlp.run import stages
 
 NAMED = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
 ALONE = {"control": False, "export": None}  # a teacher that is fine-tuned already has no control but same_start

@@ -12,7 +12,9 @@ import transformers
 from safetensors import SafetensorError
 from tiny_run import STAGES, TRAINING, command
 
-from distil_nlp import build, run_folder, stages
+from distil_nlp.build import rows
+from distil_nlp.run import folder as run_folder
+from distil_nlp.run import stages
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 NO_SPACE_FOR_WEIGHTS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -99,7 +101,7 @@ def test_while_figures_are_saved(finished, tmp_path, monkeypatch, stage, place):
 
 def test_another_error_is_not_taken_for_a_full_disk(finished, tmp_path, monkeypatch):
     run = finished.copy(tmp_path / "run", without=["evaluate"])
-    monkeypatch.setattr(build, "torch_forward", raises(RuntimeError("a bug")))
+    monkeypatch.setattr(rows, "torch_forward", raises(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         command("run", finished.recipe, "--output-dir", run, "--resume")
 

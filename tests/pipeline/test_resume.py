@@ -8,9 +8,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import STAGES, TRAINING, command
 
-from distil_nlp import stages
 from distil_nlp.export import onnx_export
-from distil_nlp.run import Run
+from distil_nlp.run import Run, stages
 from distil_nlp.training import DistillationTrainer
 
 TRAINED = ("teacher", "student", "control_pretrained", "control_same_start")

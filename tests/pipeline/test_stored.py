@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from tiny_run import STAGES, TRAINING, command
 
 from distil_nlp.recipe import Recipe
-from distil_nlp.run_folder import RunFolder
+from distil_nlp.run.folder import RunFolder
 from distil_nlp.teachers import ModelTeacher
 
 

@@ -15,7 +15,7 @@ from tiny_run import FILLERS, TRAINING, Case, build_tokenizer, command, save_che
 from distil_nlp.build import Assembly
 from distil_nlp.objectives import TaskLoss
 from distil_nlp.recipe import Recipe
-from distil_nlp.run_folder import FIRST_STAGE, _first_stage
+from distil_nlp.run.folder import FIRST_STAGE, _first_stage
 from distil_nlp.training import DistillationTrainer
 
 Finished = tuple[Path, str, dict[str, list[Any]]]

@@ -4,8 +4,8 @@ import pytest
 from tiny_run import Case, save_checkpoint, write_rows
 
 from distil_nlp.build import Assembly
+from distil_nlp.build.loss import make_objectives, make_schedules, make_weighting
 from distil_nlp.errors import RecipeError
-from distil_nlp.loss_of_recipe import make_objectives, make_schedules, make_weighting
 from distil_nlp.recipe import Recipe
 from distil_nlp.training import Cosine, GradNorm, Linear, Uncertainty
 

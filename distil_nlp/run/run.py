@@ -15,7 +15,7 @@ from distil_nlp.evaluation.bootstrap import metric_interval, paired_bootstrap
 from distil_nlp.evaluation.metrics import METRICS
 from distil_nlp.evaluation.quality import Array, Batch, PaddedBatches
 from distil_nlp.recipe import Recipe
-from distil_nlp.run_folder import RunFolder
+from distil_nlp.run.folder import RunFolder
 
 
 class Run:

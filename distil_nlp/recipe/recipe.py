@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from distil_nlp import recipe_yaml
 from distil_nlp.errors import RecipeError, near_match
-from distil_nlp.recipe_arguments import check_training_arguments
-from distil_nlp.recipe_errors import FaultError, explain
-from distil_nlp.recipe_sections import (
+from distil_nlp.recipe import yaml as recipe_yaml
+from distil_nlp.recipe.arguments import check_training_arguments
+from distil_nlp.recipe.errors import FaultError, explain
+from distil_nlp.recipe.sections import (
     WIDTHS,
     BenchSection,
     EvaluationSection,
@@ -31,7 +31,7 @@ from distil_nlp.recipe_sections import (
     folder_name,
     unique,
 )
-from distil_nlp.recipe_tasks import AnyTaskSection
+from distil_nlp.recipe.tasks import AnyTaskSection
 
 # Setting the key by an override drops what a recipe says in its place, or about its former value.
 _REPLACES = {
@@ -186,7 +186,7 @@ class Recipe(Section):
 
 def shipped_recipes() -> dict[str, Path]:
     """Returns the recipes that come with the library, by name."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     folder = package / "_tasks" if (package / "_tasks").is_dir() else package.parent / "tasks"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 

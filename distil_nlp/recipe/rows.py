@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from distil_nlp.recipe_errors import FaultError
-from distil_nlp.recipe_sections import Count, Section, Sha256, Word, check_hash, unique
+from distil_nlp.recipe.errors import FaultError
+from distil_nlp.recipe.sections import Count, Section, Sha256, Word, check_hash, unique
 
 
 def _known_encoding(name: str) -> str:

@@ -13,7 +13,7 @@ from distil_nlp.data.load import load_task_data
 from distil_nlp.data.tasks import TASKS
 from distil_nlp.errors import DataError, RecipeError
 from distil_nlp.recipe import Recipe
-from distil_nlp.recipe_tasks import AnyTaskSection
+from distil_nlp.recipe.tasks import AnyTaskSection
 
 REST = """\
 teacher: {model: org/teacher, fine_tune: {}}

@@ -363,7 +363,7 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> set[str]:
 
 
 def test_the_documentation_names_every_key_and_no_other():
-    text = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     named = {key for row in rows for key in re.findall(r"`([\w.]+)`", row)} - {
         "true",

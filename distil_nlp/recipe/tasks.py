@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from distil_nlp.errors import near_match
-from distil_nlp.recipe_errors import FaultError
-from distil_nlp.recipe_rows import AugmentSection, Encoding, UnlabelledSection
-from distil_nlp.recipe_sections import Count, Fraction, Section, Sha256, Word, check_hash, unique
+from distil_nlp.recipe.errors import FaultError
+from distil_nlp.recipe.rows import AugmentSection, Encoding, UnlabelledSection
+from distil_nlp.recipe.sections import Count, Fraction, Section, Sha256, Word, check_hash, unique
 
 SPLITS = ("train", "validation", "test")
 Flag = Annotated[bool, Field(strict=True)]

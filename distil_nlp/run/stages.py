@@ -27,11 +27,11 @@ from distil_nlp.evaluation.ledger import Ledger
 from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.evaluation.writing_speed import writing_table
 from distil_nlp.export import check_metric_drop, export_onnx, make_session, onnx_forward
-from distil_nlp.ledger_of_run import ledger_of
 from distil_nlp.objectives import LayerObjective, TaskLoss
-from distil_nlp.preflight import refuse_weak_teacher
 from distil_nlp.report.html import ledger_svg, render_html
 from distil_nlp.run import Run
+from distil_nlp.run.ledger import ledger_of
+from distil_nlp.run.preflight import refuse_weak_teacher
 from distil_nlp.teachers import StoredTeacher
 
 SAMPLES = 4  # batches for the parity check of an export

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from distil_nlp.errors import RecipeError, near_match
-from distil_nlp.recipe_yaml import KeyPath, Source
+from distil_nlp.recipe.yaml import KeyPath, Source
 
 _OWN = {
     "output_dir": "The run decides where its files go. Give --output-dir to the command.",

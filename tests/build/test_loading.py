@@ -11,8 +11,8 @@ from tiny_language import decoder_tokenizer
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from distil_nlp.loading import Loader
-from distil_nlp.recipe_sections import ModelReference
+from distil_nlp.build.loading import Loader
+from distil_nlp.recipe.sections import ModelReference
 from distil_nlp.students import build_student
 
 gguf = pytest.importorskip("gguf")

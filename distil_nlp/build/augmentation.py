@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from distil_nlp.build.loading import Loader
 from distil_nlp.data.align import check_tokenizer_fits
 from distil_nlp.data.augment import Augmentation
 from distil_nlp.data.candidates import CandidateSource, MaskedWords, Neighbours
 from distil_nlp.errors import ModelError, RecipeError
-from distil_nlp.loading import Loader
 from distil_nlp.recipe import Recipe
 
 

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from distil_nlp.arguments_of_recipe import make_training_arguments
-from distil_nlp.augment_of_recipe import make_augmentation
+from distil_nlp.build.arguments import make_training_arguments
+from distil_nlp.build.augmentation import make_augmentation
+from distil_nlp.build.loss import make_objectives, make_schedules, make_weighting
+from distil_nlp.build.rows import ScoredRows
 from distil_nlp.data.align import check_same_tokenizer, check_tokenizer_fits
 from distil_nlp.data.augment import Augmentation
-from distil_nlp.data.load import TaskData, load_task_data
 from distil_nlp.data.student_rows import StudentRows, student_rows
-from distil_nlp.data.tasks import TASKS, Forward, Outputs, Task
 from distil_nlp.errors import ModelError
-from distil_nlp.evaluation.metrics import compute_metrics
-from distil_nlp.evaluation.quality import PaddedBatches
-from distil_nlp.export import torch_forward
-from distil_nlp.loading import Loader
-from distil_nlp.loss_of_recipe import make_objectives, make_schedules, make_weighting
 from distil_nlp.mapping import LayerMapping
 from distil_nlp.objectives import LayerObjective, Objective
-from distil_nlp.recipe import Recipe
-from distil_nlp.recipe_sections import WIDTHS, ModelReference
+from distil_nlp.recipe.sections import WIDTHS, ModelReference
 from distil_nlp.students import add_lora, build_student
 from distil_nlp.teachers import ModelTeacher, Teacher
 from distil_nlp.training import DistillationTrainer, choose_layers
@@ -39,83 +31,13 @@ logger = logging.getLogger(__name__)
 IMPORTANCE_BATCHES = 16  # of 16 rows, on which a narrower student's parts are chosen
 
 
-class Assembly:
+class Assembly(ScoredRows):
     """A recipe's parts, each built when it is first asked for and kept, but for models, which are built anew.
 
     Args:
         recipe: The recipe.
         progress: Called with one line for each step that takes time.
     """
-
-    def __init__(self, recipe: Recipe, progress: Callable[[str], None] = logger.info) -> None:
-        self.recipe, self.progress = recipe, progress
-        self._loader = Loader(progress)
-
-    # ---- data ----
-
-    @cached_property
-    def task(self) -> Task:
-        """What is learned."""
-        return TASKS[self.recipe.task.name](self.recipe.task, partial(self._loader.json, self.recipe.teacher))
-
-    @cached_property
-    def data(self) -> TaskData:
-        """Clean rows by split."""
-        return load_task_data(self.task, self.progress)
-
-    @cached_property
-    def label_names(self) -> list[str] | None:
-        """Names of the label ids."""
-        return self.task.label_names(self.data.splits["train"])
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer, which is the student's too."""
-        return self._loader.tokenizer(self.recipe.teacher)
-
-    @cached_property
-    def rows(self) -> dict[str, Any]:
-        """Tokenized rows by split."""
-        return {name: self.task.tokenize(rows, self.tokenizer) for name, rows in self.data.splits.items()}
-
-    def batches(self, rows: Any, description: str = "") -> PaddedBatches:
-        """Batches to evaluate tokenized rows in."""
-        collator = self.task.collator(self.tokenizer, train=False)
-        return PaddedBatches(rows, collator, batch_size=self.recipe.evaluation.batch_size, description=description)
-
-    def score(self, model: PreTrainedModel, split: str) -> dict[str, float]:
-        """A model's metrics on a split."""
-        if self.task.scored_by_teacher:
-            references = self.predictions(self.outputs(self.given_teacher(), split), split)
-        else:
-            references = self.references(split)
-        return self.metrics(self.predictions(self.outputs(model, split), split), references)
-
-    def outputs(self, model: PreTrainedModel, split: str) -> Outputs:
-        """What scoring keeps of a model's outputs on a split."""
-        return self.batches(self.rows[split]).outputs(self.forward(model), self.task.keep)
-
-    def forward(self, model: PreTrainedModel) -> Forward:
-        """A model as a function from padded batches to what scoring keeps something of."""
-        return self.task.forward(model.eval(), self.tokenizer) or torch_forward(model.eval())
-
-    def predictions(self, outputs: Outputs, split: str) -> Any:
-        """What the metrics take of a model's outputs on a split."""
-        return self.task.predictions(outputs, self.rows[split], self.data.splits[split])
-
-    def references(self, split: str) -> Any:
-        """What is right on a split, where its rows say it."""
-        return self.task.references(self.rows[split], self.data.splits[split])
-
-    @cached_property
-    def metric_names(self) -> tuple[str, ...]:
-        """The recipe's metrics, or the task's own; the first is the headline."""
-        return self.recipe.task.metrics or self.task.metrics_for(self.label_names)
-
-    @cached_property
-    def metrics(self) -> Callable[[Any, Any], dict[str, float]]:
-        """From predictions and references to the value of each metric."""
-        return compute_metrics(self.metric_names, takes=self.task.predicts, label_names=self.label_names)
 
     # ---- models ----
 
@@ -178,6 +100,14 @@ class Assembly:
         """A model that a stage has saved."""
         model: PreTrainedModel = self.task.auto_class.from_pretrained(folder, trust_remote_code=False)
         return model.eval()
+
+    def score(self, model: PreTrainedModel, split: str) -> dict[str, float]:
+        """A model's metrics on a split."""
+        if self.task.scored_by_teacher:
+            references = self.predictions(self.outputs(self.given_teacher(), split), split)
+        else:
+            references = self.references(split)
+        return self.metrics(self.predictions(self.outputs(model, split), split), references)
 
     def _load(self, reference: Any, *, keep_head: bool = False) -> PreTrainedModel:
         arguments: dict[str, Any] = {}
@@ -290,10 +220,5 @@ class Assembly:
             processing_class=self.tokenizer,
             data_collator=self.task.collator(self.tokenizer),
             eval_collator=self.task.collator(self.tokenizer, train=False),
-            compute_metrics=self._score if self.task.by_row else None,
+            compute_metrics=self.validation_metrics if self.task.by_row else None,
         )
-
-    def _score(self, prediction: Any) -> dict[str, float]:
-        values, rows = np.asarray(prediction.predictions), prediction.label_ids
-        outputs = Outputs(values, np.ones(len(values), dtype=np.int64))
-        return self.metrics(self.task.predictions(outputs, rows, rows), rows)

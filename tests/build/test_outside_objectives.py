@@ -11,13 +11,13 @@ from tiny_models import batch, tiny_model
 from tiny_run import Case, command, save_checkpoint, write_rows
 
 from distil_nlp.blocks import describe
+from distil_nlp.build.loss import make_objectives
+from distil_nlp.build.outside import objective_class
 from distil_nlp.capture import capture
 from distil_nlp.errors import RecipeError
-from distil_nlp.loss_of_recipe import make_objectives
-from distil_nlp.outside import objective_class
 from distil_nlp.recipe import Recipe
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "my_objective.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "my_objective.py"
 GOOD = """
     from distil_nlp.objectives import HiddenStates, Objective
     class Mine(HiddenStates):
@@ -116,7 +116,7 @@ def test_only_a_recipe_named_by_its_path_runs_code(module, tmp_path, monkeypatch
     assert shipped.code_folder is None
     with pytest.raises(RecipeError, match="named by the path of their file"):
         make_objectives(shipped)
-    shutil.copy(Path(__file__).parent.parent / "tasks" / "movie_sentiment.yaml", tmp_path / "mine.yaml")
+    shutil.copy(Path(__file__).parents[2] / "tasks" / "movie_sentiment.yaml", tmp_path / "mine.yaml")
     assert Recipe.load(tmp_path / "mine.yaml").code_folder == tmp_path.resolve()
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from distil_nlp.errors import RecipeError, near_match
-from distil_nlp.recipe_yaml import KeyPath, Source
+from distil_nlp.recipe.yaml import KeyPath, Source
 
 
 class FaultError(ValueError):

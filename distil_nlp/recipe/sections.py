@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from distil_nlp.errors import UnresolvedReferenceError
-from distil_nlp.recipe_errors import FaultError
+from distil_nlp.recipe.errors import FaultError
 from distil_nlp.wheels import SCHEME, WheelMember
 
 WIDTHS = ("hidden_size", "num_heads", "intermediate_size")

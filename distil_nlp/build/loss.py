@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from distil_nlp.build.outside import objective_class
 from distil_nlp.data.tasks import TASKS
 from distil_nlp.errors import RecipeError
 from distil_nlp.objectives import Objective
-from distil_nlp.outside import objective_class
 from distil_nlp.recipe import Recipe
 from distil_nlp.training import WEIGHTINGS, Schedule, ScheduleCallback, Weighting
 from distil_nlp.training.schedules import schedule_from

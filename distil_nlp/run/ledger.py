@@ -10,7 +10,7 @@ from distil_nlp.evaluation.ledger import Ledger
 from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, LatencyRow, LayerMap, Row, Stage, WritingRow
 from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.recipe import Recipe
-from distil_nlp.run_folder import RunFolder, environment
+from distil_nlp.run.folder import RunFolder, environment
 
 KINDS: dict[str, Any] = {"teacher": "teacher", "student": "student", "onnx": "export", "onnx_int8": "export"}
 TRAINED = {"teach": "teacher", "distill": "student"}

@@ -1,0 +1,96 @@
+"""The rows of a recipe, and what a model's outputs on them are worth."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distil_nlp.build.loading import Loader
+from distil_nlp.data.load import TaskData, load_task_data
+from distil_nlp.data.tasks import TASKS, Forward, Outputs, Task
+from distil_nlp.evaluation.metrics import compute_metrics
+from distil_nlp.evaluation.quality import PaddedBatches
+from distil_nlp.export import torch_forward
+from distil_nlp.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+class ScoredRows:
+    """A recipe's task, rows and metrics, each built when it is first asked for and kept.
+
+    Args:
+        recipe: The recipe.
+        progress: Called with one line for each step that takes time.
+    """
+
+    def __init__(self, recipe: Recipe, progress: Callable[[str], None] = logger.info) -> None:
+        self.recipe, self.progress = recipe, progress
+        self._loader = Loader(progress)
+
+    @cached_property
+    def task(self) -> Task:
+        """What is learned."""
+        return TASKS[self.recipe.task.name](self.recipe.task, partial(self._loader.json, self.recipe.teacher))
+
+    @cached_property
+    def data(self) -> TaskData:
+        """Clean rows by split."""
+        return load_task_data(self.task, self.progress)
+
+    @cached_property
+    def label_names(self) -> list[str] | None:
+        """Names of the label ids."""
+        return self.task.label_names(self.data.splits["train"])
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer, which is the student's too."""
+        return self._loader.tokenizer(self.recipe.teacher)
+
+    @cached_property
+    def rows(self) -> dict[str, Any]:
+        """Tokenized rows by split."""
+        return {name: self.task.tokenize(rows, self.tokenizer) for name, rows in self.data.splits.items()}
+
+    def batches(self, rows: Any, description: str = "") -> PaddedBatches:
+        """Batches to evaluate tokenized rows in."""
+        collator = self.task.collator(self.tokenizer, train=False)
+        return PaddedBatches(rows, collator, batch_size=self.recipe.evaluation.batch_size, description=description)
+
+    def outputs(self, model: PreTrainedModel, split: str) -> Outputs:
+        """What scoring keeps of a model's outputs on a split."""
+        return self.batches(self.rows[split]).outputs(self.forward(model), self.task.keep)
+
+    def forward(self, model: PreTrainedModel) -> Forward:
+        """A model as a function from padded batches to what scoring keeps something of."""
+        return self.task.forward(model.eval(), self.tokenizer) or torch_forward(model.eval())
+
+    def predictions(self, outputs: Outputs, split: str) -> Any:
+        """What the metrics take of a model's outputs on a split."""
+        return self.task.predictions(outputs, self.rows[split], self.data.splits[split])
+
+    def references(self, split: str) -> Any:
+        """What is right on a split, where its rows say it."""
+        return self.task.references(self.rows[split], self.data.splits[split])
+
+    @cached_property
+    def metric_names(self) -> tuple[str, ...]:
+        """The recipe's metrics, or the task's own; the first is the headline."""
+        return self.recipe.task.metrics or self.task.metrics_for(self.label_names)
+
+    @cached_property
+    def metrics(self) -> Callable[[Any, Any], dict[str, float]]:
+        """From predictions and references to the value of each metric."""
+        return compute_metrics(self.metric_names, takes=self.task.predicts, label_names=self.label_names)
+
+    def validation_metrics(self, prediction: Any) -> dict[str, float]:
+        """The metrics while transformers evaluates, where a row has one prediction."""
+        values, rows = np.asarray(prediction.predictions), prediction.label_ids
+        outputs = Outputs(values, np.ones(len(values), dtype=np.int64))
+        return self.metrics(self.task.predictions(outputs, rows, rows), rows)
