@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ def writer(
     config.max_length, config.max_new_tokens = None, max_new_tokens
     if exactly:
         config.min_length, config.min_new_tokens = None, max_new_tokens
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ends = ends_of(config)
 
     @torch.inference_mode()
     def write(batch: Batch) -> list[list[int]]:
@@ -46,9 +46,22 @@ def writer(
         inputs = {name: torch.as_tensor(batch[name]).to(device) for name in ("input_ids", "attention_mask")}
         with _generating_by(model, config):
             made: Tensor = model.generate(**inputs, generation_config=config)  # type: ignore[operator]
-        return [_up_to_end(row[1:], ends) for row in made.tolist()]
+        return [up_to_end(row[1:], ends) for row in made.tolist()]
 
     return write
+
+
+def ends_of(config: GenerationConfig) -> list[int]:
+    """The tokens that end a text."""
+    if config.eos_token_id is None:
+        return []
+    return config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+
+
+def up_to_end(tokens: list[int], ends: Collection[int]) -> list[int]:
+    """Tokens up to the first end, and with it."""
+    stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: stop + 1]
 
 
 def _settings(model: PreTrainedModel, num_beams: int) -> GenerationConfig:
@@ -68,8 +81,3 @@ def _generating_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator
         yield
     finally:
         model.generation_config = kept
-
-
-def _up_to_end(tokens: list[int], ends: list[int]) -> list[int]:
-    stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[: stop + 1]

@@ -1,4 +1,4 @@
-"""What is timed: PyTorch models and onnxruntime sessions, made ready to answer a batch or to write text."""
+"""What is timed: PyTorch models and exported ones, made ready to answer a batch or to write text."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from distil_nlp.data.writing import writer
-from distil_nlp.errors import ModelError
-from distil_nlp.export.generate import generate
-from distil_nlp.export.optimum_script import empty_past
-from distil_nlp.export.parity import complete_batch
+from distil_nlp.export import OnnxModel, generate
 
 Batch = Mapping[str, Tensor]
 Call = Callable[[], object]
 
 
 class Artefact(Protocol):
-    """Something that can be made ready to answer one batch with so many threads."""
+    """Something that can be made ready to answer one batch with so many threads.
+
+    Attributes:
+        name: In the ledger.
+        runtime: What runs it.
+    """
 
     name: str
     runtime: str
+
+    @property
+    def writes(self) -> bool:
+        """Whether it can continue texts, where its task is about that."""
 
     def ready(self, batch: Batch, threads: int) -> Call:
         """Returns a call without arguments that runs ``batch`` once."""
@@ -38,72 +44,70 @@ class PyTorchArtefact:
 
     Args:
         name: The artefact's name in the ledger.
-        model: The model; moved to the CPU for the time being if it lives elsewhere.
+        *models: The model; moved to the CPU for the time being if it lives elsewhere. Of an ensemble, its members,
+            which answer one after another.
     """
 
     runtime = "pytorch"
 
-    def __init__(self, name: str, model: nn.Module) -> None:
-        self.name, self.model = name, model
+    def __init__(self, name: str, *models: nn.Module) -> None:
+        self.name, self.models = name, models
+
+    @property
+    def writes(self) -> bool:
+        """Of an ensemble each member would write a text of its own."""
+        return len(self.models) == 1
 
     def ready(self, batch: Batch, threads: int) -> Call:
         """Returns the forward pass of what the model takes of ``batch``; the caller sets the threads.
 
         An encoder-decoder reads the batch and writes the first token.
         """
-        if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+        if any(getattr(getattr(model, "config", None), "is_encoder_decoder", False) for model in self.models):
             return self.writing(batch, threads)(1)
-        taken = inspect.signature(self.model.forward).parameters
-        inputs = {name: value for name, value in batch.items() if name in taken}
+        taken = [inspect.signature(model.forward).parameters for model in self.models]
+        inputs = [{name: value for name, value in batch.items() if name in names} for names in taken]
 
         def call() -> object:
             with torch.inference_mode():
-                return self.model(**inputs)
+                return [model(**values) for model, values in zip(self.models, inputs, strict=True)]
 
         return call
 
     def writing(self, batch: Batch, threads: int) -> Callable[[int], Call]:
         """Returns ``model.generate``, the likeliest token each time; the caller sets the threads."""
-        model: Any = self.model
+        model: Any = self.models[0]
         return lambda tokens: partial(writer(model, num_beams=1, max_new_tokens=tokens, exactly=True), batch)
 
 
 class OnnxArtefact:
-    """An onnxruntime session on the CPU.
+    """An exported model in onnxruntime on the CPU.
 
     Args:
         name: The artefact's name in the ledger.
-        make_session: Makes a session that uses so many threads within an operator.
+        open_model: Opens it with so many threads within an operator.
     """
 
     runtime = "onnxruntime"
+    writes = True
 
-    def __init__(self, name: str, make_session: Callable[[int], Any]) -> None:
-        self.name, self.make_session = name, make_session
+    def __init__(self, name: str, open_model: Callable[[int], OnnxModel]) -> None:
+        self.name, self.open_model = name, open_model
 
     def ready(self, batch: Batch, threads: int) -> Call:
-        """Returns the session's run of ``batch``, inputs already as numpy arrays; of a cache, an empty one.
+        """Returns the run of ``batch``, inputs already as numpy arrays; of a cache, an empty one.
+
+        An encoder-decoder reads the batch and writes the first token.
 
         Raises:
-            ModelError: If the graph asks for an input that ``batch`` does not have.
+            ExportError: If a graph asks for an input that ``batch`` does not have.
         """
-        session = self.make_session(threads)
-        wanted = [graph_input.name for graph_input in session.get_inputs()]
-        full = complete_batch(_arrays(batch), wanted)
-        full |= empty_past(session, len(next(iter(full.values()))))
-        if missing := sorted(set(wanted) - set(full)):
-            raise ModelError(
-                f"The latency of '{self.name}' was asked for.",
-                f"Its graph wants {', '.join(missing)}; the batch has {', '.join(sorted(batch))}.",
-                "Name these inputs in latency_batch, or export the model again.",
-            )
-        feed = {name: full[name] for name in wanted}
-        return lambda: session.run(None, feed)
+        return self.open_model(threads).call(_arrays(batch))
 
     def writing(self, batch: Batch, threads: int) -> Callable[[int], Call]:
         """Returns the search for the likeliest token each time, with the graph's cache if it has one."""
-        session, prompts = self.make_session(threads), _arrays(batch)
-        return lambda tokens: partial(generate, session, prompts, max_new_tokens=tokens)
+        model, prompts = self.open_model(threads), _arrays(batch)
+        return lambda tokens: partial(generate, model, prompts, max_new_tokens=tokens)
 
 
 def _arrays(batch: Batch) -> dict[str, Any]:

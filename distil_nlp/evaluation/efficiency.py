@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distil_nlp.errors import ModelError
 from distil_nlp.evaluation.artefacts import Artefact, Batch, Call, PyTorchArtefact
+from distil_nlp.teachers.quantized import plain_tensors
 
 TURN = 5
 """Timed calls that an artefact makes before the next one has its turn."""
@@ -166,28 +167,26 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def size_mb(*paths: str | Path) -> float:
-    """Size of weights in megabytes (bytes / 1e6): files, and the ``*.safetensors`` of folders.
+def weights_mb(model: nn.Module) -> float:
+    """Size of a model's weights in memory, in megabytes (bytes / 1e6); those that are quantized as they are held."""
+    parts = (part for parameter in model.parameters() for part in plain_tensors(parameter))
+    return sum(part.numel() * part.element_size() for part in parts) / 1e6
 
-    A graph with external data counts with its ``.onnx.data``.
+
+def size_mb(*folders: str | Path) -> float:
+    """Size of the ``*.safetensors`` of folders in megabytes (bytes / 1e6).
 
     Raises:
-        ModelError: If there is no weights file at a path.
+        ModelError: If a folder has none.
     """
-    return sum(file.stat().st_size for path in paths for file in _weights_files(Path(path))) / 1e6
+    return sum(file.stat().st_size for folder in folders for file in _weights_files(Path(folder))) / 1e6
 
 
-def _weights_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
-    else:
-        files = [file for file in (path, path.with_name(path.name + ".data")) if file.is_file()]
+def _weights_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelError(
-            f"The size of the weights at {path} was asked for.",
-            "There is none.",
-            "Give a folder with *.safetensors or the path of an .onnx file.",
-        )
+        asked, fix = f"The size of the weights in {folder} was asked for.", "Give a folder with *.safetensors."
+        raise ModelError(asked, "There are none.", fix)
     return files
 
 
@@ -221,7 +220,7 @@ def torch_threads(threads: int) -> Iterator[None]:
 @contextmanager
 def on_cpu(artefacts: Sequence[Artefact]) -> Iterator[None]:
     """Puts the PyTorch models on the CPU in ``eval()``, and back as they were."""
-    models = [artefact.model for artefact in artefacts if isinstance(artefact, PyTorchArtefact)]
+    models = [model for artefact in artefacts if isinstance(artefact, PyTorchArtefact) for model in artefact.models]
     before = [(model.training, next(model.parameters()).device) for model in models]
     try:
         for model in models:

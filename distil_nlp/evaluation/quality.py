@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from distil_nlp.data.tasks import Outputs
+from distil_nlp.data.writing import writer
+from distil_nlp.export import torch_forward
+from distil_nlp.signals import Needs, valid_tokens
+from distil_nlp.teachers import Teacher
 
 Array = NDArray[Any]
 Batch = Mapping[str, Array]
@@ -62,3 +68,39 @@ class PaddedBatches:
         counts = np.array([len(values) for values in restored])
         values = np.concatenate(restored)
         return Outputs(values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values, counts)
+
+
+class TorchPredictor:
+    """A PyTorch model as tasks take it (:class:`~distil_nlp.data.tasks.Predictor`), in ``eval()``."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: PreTrainedModel = model.eval()
+        self._forward = torch_forward(self.model)
+
+    def __call__(self, batch: Batch) -> Mapping[str, Array]:
+        """The outputs of its forward pass."""
+        return self._forward(batch)
+
+    def writer(self, *, num_beams: int, max_new_tokens: int) -> Callable[[Batch], list[list[int]]]:
+        """What writes a text for each row."""
+        return writer(self.model, num_beams=num_beams, max_new_tokens=max_new_tokens)
+
+
+def teacher_forward(teacher: Teacher) -> Callable[[Batch], Mapping[str, Array]]:
+    """A teacher as a function of padded batches, which gives what a model of its kind would."""
+    needs = Needs(logits=True)
+    teacher.prepare(needs, torch.device("cpu"))
+
+    @torch.inference_mode()
+    def forward(batch: Batch) -> Mapping[str, Array]:
+        tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+        logits = teacher(tensors, needs).logits
+        if logits is None:
+            return {}
+        if teacher.shape.item != "span":
+            return {"logits": logits.float().numpy()}
+        least = torch.finfo(torch.float32).min  # an ensemble gives 0 at padding, and log-probabilities elsewhere
+        spans = logits.float().masked_fill(~valid_tokens(tensors).unsqueeze(1), least)  # [batch, 2, tokens]
+        return {"start_logits": spans[:, 0].numpy(), "end_logits": spans[:, 1].numpy()}
+
+    return forward

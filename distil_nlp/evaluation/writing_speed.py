@@ -28,7 +28,7 @@ def writing_table(
     protocol's repeats is made, and no fewer than :data:`LEAST_REPEATS`.
 
     Args:
-        artefacts: PyTorch models and onnxruntime sessions of decoders.
+        artefacts: PyTorch models and onnxruntime sessions of decoders; those that cannot write are passed over.
         batch_of: A batch of so many prompts on the CPU, each ``sequence_length`` tokens long.
         protocol: How to measure.
         new_tokens: Timed tokens, n.
@@ -38,6 +38,7 @@ def writing_table(
         For each artefact's name the rows of the ledger's ``writing``: ``{"tokens_per_second", "batch_size",
         "prompt_tokens", "new_tokens", "threads", "runtime"}``; None for one that is too quick to time.
     """
+    artefacts = [artefact for artefact in artefacts if artefact.writes]
     rows: dict[str, list[dict[str, Any]]] = {artefact.name: [] for artefact in artefacts}
     settings = [(size, threads) for threads in protocol.thread_counts() for size in protocol.batch_sizes]
     for done, (batch_size, threads) in enumerate(settings):

@@ -2,52 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distil_nlp.export.decoder import Decoder, Past
-from distil_nlp.export.job import Batch
+from distil_nlp.export.batches import Batch
+from distil_nlp.export.decoder import Past
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from distil_nlp.export.onnx_model import OnnxModel
+
+Rules = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def generate(
-    session: onnxruntime.InferenceSession,
-    prompts: Batch,
+    model: OnnxModel,
+    batch: Batch,
     *,
     max_new_tokens: int,
     eos_token_id: int | Sequence[int] = (),
     pad_token_id: int = 0,
+    rules: Rules | None = None,
 ) -> np.ndarray:
-    """Continues prompts with the likeliest token each time, as ``model.generate(do_sample=False)`` does.
+    """Takes the likeliest token each time, as ``model.generate(do_sample=False)`` does.
 
-    A graph with a cache of keys and values (``text-generation-with-past``) is given one token a step; any other is
-    given the whole text again.
+    A decoder continues its prompts; an encoder-decoder writes a text for each row that its encoder has read. A graph
+    with a cache of keys and values is given one token a step; any other is given the whole text again.
 
     Args:
-        session: The graph's (:func:`~distil_nlp.export.make_session`).
-        prompts: ``input_ids`` and, where some are shorter, ``attention_mask``, ``[batch, tokens]``: padded in front.
+        model: The exported model (:func:`~distil_nlp.export.open_onnx`).
+        batch: ``input_ids`` and, where some rows are shorter, ``attention_mask``, ``[batch, tokens]``; prompts are
+            padded in front.
         max_new_tokens: When to stop at the latest.
         eos_token_id: What ends a row; without one all rows have the full length.
         pad_token_id: What fills up a row that has ended.
+        rules: From the tokens so far, ``[batch, tokens]``, and the newest logits, ``[batch, vocab]``, to those that
+            decide.
 
     Returns:
         The new tokens, ``[batch, new]``.
     """
-    decoder = Decoder(session)
+    decoder = model.decoder
+    fed, mask, context = model.begin(batch)
+    tokens, first = fed, fed.shape[1]
     past: Past | None = None
-    fed = np.asarray(prompts["input_ids"], dtype=np.int64)
-    mask = np.asarray(prompts.get("attention_mask", np.ones_like(fed)), dtype=np.int64)
     going = np.ones(len(fed), dtype=bool)
-    written: list[np.ndarray] = []
-    while len(written) < max_new_tokens and going.any():
-        logits, past = decoder.step(fed, mask, past)
-        newest = np.where(going, logits[:, -1].argmax(axis=-1), pad_token_id)
-        written.append(newest)
-        going &= ~np.isin(newest, eos_token_id)
+    while tokens.shape[1] < first + max_new_tokens and going.any():
+        logits, past = decoder.step(fed, mask, past, context=context)
+        scores = logits[:, -1] if rules is None else rules(tokens, logits[:, -1])
+        newest = np.where(going, scores.argmax(axis=-1), pad_token_id)[:, None]
+        tokens = np.concatenate([tokens, newest], axis=1)
+        going &= ~np.isin(newest[:, 0], eos_token_id)
         mask = np.concatenate([mask, np.ones_like(mask[:, :1])], axis=1)
-        fed = newest[:, None] if decoder.cached else np.concatenate([fed, newest[:, None]], axis=1)
-    return np.stack(written, axis=1) if written else np.empty((len(fed), 0), dtype=np.int64)
+        fed = newest if decoder.cached else tokens
+    return tokens[:, first:]

@@ -1,18 +1,15 @@
-"""What an export backend is given, and the names of the files that it writes."""
+"""What an export backend is given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
+from distil_nlp.export.batches import Batch
+from distil_nlp.export.graphs import Graphs
 
-MODEL = "model.onnx"
-QUANTIZED = "model_quantized.onnx"
 TARGETS = ("arm64", "avx2", "avx512_vnni")
-
-Batch = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class ExportJob:
 
     Args:
         model_dir: The Hugging Face checkpoint folder.
-        work_dir: Where ``model.onnx``, and ``model_quantized.onnx`` if there is a target, are written.
+        graphs: The float32 files to write.
         task: The task, named as in ``transformers.pipeline``.
         target: The processor to quantize for, or None for float32 only.
         keep_float: ONNX operator types that stay in float32 in the quantized model.
@@ -30,9 +27,19 @@ class ExportJob:
     """
 
     model_dir: Path
-    work_dir: Path
+    graphs: Graphs
     task: str
     target: str | None
     keep_float: Sequence[str]
     sample: Batch
     progress: Callable[[str], None]
+
+    @property
+    def native_can(self) -> bool:
+        """Whether transformers' exporter could make it: one graph, without a cache of keys and values."""
+        return len(self.graphs.parts) == 1 and not self.task.endswith("-with-past")
+
+    @property
+    def quantized(self) -> Graphs | None:
+        """The int8 files to write, or None."""
+        return replace(self.graphs, quantized=True) if self.target else None

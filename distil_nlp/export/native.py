@@ -17,8 +17,9 @@ import transformers
 from transformers import PreTrainedModel
 
 from distil_nlp.errors import ExportError, MissingExtraError
+from distil_nlp.export.batches import Batch
 from distil_nlp.export.checkpoint import load_checkpoint
-from distil_nlp.export.job import MODEL, QUANTIZED, Batch, ExportJob
+from distil_nlp.export.job import ExportJob
 from distil_nlp.export.parity import model_inputs
 from distil_nlp.export.quantize import quantize_model
 
@@ -28,12 +29,19 @@ _SINGLE_FILE_LIMIT = 2_000_000_000  # bytes: a protobuf message ends at 2 GiB
 def export_with_native(job: ExportJob) -> None:
     """Writes the job's ONNX files with ``transformers.exporters``.
 
-    ``model.onnx`` holds onnxruntime's fused operators. The quantized model is made from the graph without
+    The float32 graph holds onnxruntime's fused operators. The quantized model is made from the graph without
     them: onnxruntime then joins int8 matrix products and biases itself, which is faster.
 
     Raises:
-        ExportError: This transformers has no exporter, or the model cannot be traced or is too large.
+        ExportError: This transformers has no exporter, or the model needs several graphs, cannot be traced or is too
+            large.
     """
+    if len(job.graphs.parts) > 1:
+        raise ExportError(
+            f"Export {job.model_dir} for {job.task} with backend: native.",
+            f"It takes {len(job.graphs.parts)} graphs ({', '.join(job.graphs.parts)}), and this backend makes one.",
+            "Export with backend: optimum.",
+        )
     if job.task.endswith("-with-past"):
         raise ExportError(
             f"Export {job.model_dir} with backend: native and a cache of keys and values.",
@@ -49,13 +57,13 @@ def export_with_native(job: ExportJob) -> None:
             "Export with backend: optimum.",
         )
     job.progress("Exporting with transformers ...")
-    fused, plain = job.work_dir / MODEL, job.work_dir / "plain.onnx"
+    (fused,), plain = job.graphs.files, job.graphs.folder / "plain.onnx"
     sample = model_inputs(model, job.sample)
     _trace(model, sample, fused, fusions="cpu")
-    if job.target:
+    if job.target and job.quantized:
         job.progress(f"Quantizing for {job.target} ...")
         _trace(model, sample, plain, fusions=None)
-        quantize_model(plain, job.work_dir / QUANTIZED, job.target, job.keep_float, sample=sample)
+        quantize_model(plain, job.quantized.files[0], job.target, job.keep_float, sample=sample)
         plain.unlink()
 
 

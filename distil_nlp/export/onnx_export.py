@@ -7,27 +7,22 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distil_nlp.errors import ExportError, MissingExtraError, near_match
+from distil_nlp.export.batches import Batch, Outputs
 from distil_nlp.export.checkpoint import check_checkpoint, copy_companions, load_checkpoint
-from distil_nlp.export.job import MODEL, QUANTIZED, TARGETS, Batch, ExportJob
+from distil_nlp.export.graphs import LAYOUTS, ONE, Graphs, find_graphs
+from distil_nlp.export.job import TARGETS, ExportJob
 from distil_nlp.export.native import export_with_native
+from distil_nlp.export.onnx_model import open_onnx
 from distil_nlp.export.optimum import export_with_optimum
-from distil_nlp.export.parity import (
-    Comparison,
-    compare,
-    complete_batch,
-    decoder_forward,
-    input_names,
-    onnx_forward,
-    torch_forward,
-)
-from distil_nlp.export.quantize import check_keep_float, drop_unused
+from distil_nlp.export.parity import Comparison, compare, torch_forward
+from distil_nlp.export.quantize import check_keep_float
 
 BACKENDS: Mapping[str, Callable[[ExportJob], None]] = {
     "native": export_with_native,
@@ -40,20 +35,20 @@ class ExportResult:
     """What was exported, and how near it is to the PyTorch model.
 
     Attributes:
-        onnx: The float32 graph.
-        onnx_int8: The quantized graph, or None.
-        onnx_size_mb: Size in MB (10^6 bytes).
+        onnx: The float32 graph, or graphs.
+        onnx_int8: The quantized ones, or None.
+        onnx_size_mb: Size in MB (10^6 bytes), of all graphs that a device needs.
         onnx_int8_size_mb: Size in MB, or None.
-        max_abs_diff: Largest difference of the float32 graph from PyTorch, padding left out.
-        int8_max_abs_diff: The same of the quantized graph: reported, not a condition.
+        max_abs_diff: Largest difference of the float32 model from PyTorch, padding left out.
+        int8_max_abs_diff: The same of the quantized model: reported, not a condition.
         int8_agreement: Share of its predictions that are PyTorch's too; None without classes.
         seconds: Time that the export took.
         backend: ``optimum`` or ``native``.
-        target: The processor that the quantized graph is for, or None.
+        target: The processor that the quantized model is for, or None.
     """
 
-    onnx: Path
-    onnx_int8: Path | None
+    onnx: Graphs
+    onnx_int8: Graphs | None
     onnx_size_mb: float
     onnx_int8_size_mb: float | None
     max_abs_diff: float
@@ -64,8 +59,9 @@ class ExportResult:
     target: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON values; the paths as file names, so that a report can travel."""
-        names = {"onnx": self.onnx.name, "onnx_int8": self.onnx_int8.name if self.onnx_int8 else None}
+        """Returns the fields as JSON values; the graphs as lists of file names, so that a report can travel."""
+        made = {"onnx": self.onnx, "onnx_int8": self.onnx_int8}
+        names = {key: [file.name for file in graphs.files] if graphs else None for key, graphs in made.items()}
         return asdict(self) | names
 
 
@@ -89,9 +85,11 @@ def export_onnx(
 
     Args:
         model_dir: A folder written by ``save_pretrained`` (safetensors and tokenizer).
-        output_dir: Gets ``model.onnx``, ``model_quantized.onnx``, config and tokenizer.
+        output_dir: Gets ``model.onnx`` and ``model_quantized.onnx``, or such a pair for each of several parts
+            (``encoder_model``, ``decoder_model_merged``), config and tokenizer.
         task: The task, named as in ``transformers.pipeline``.
-        samples: A few real padded batches, int64 ``[batch, tokens]`` arrays as the tokenizer gives them.
+        samples: A few real padded batches, int64 ``[batch, tokens]`` arrays as the tokenizer gives them; of
+            encoder-decoders with ``labels``, the targets' tokens.
         backend: ``optimum`` (in its own environment) or ``native`` (transformers' exporter).
         quantization: ``dynamic`` for an int8 model beside the float32 one, or None.
         target: The processor to quantize for: ``avx512_vnni``, ``avx2`` or ``arm64``.
@@ -121,10 +119,9 @@ def export_onnx(
             work_dir.mkdir()
             goal = target if quantization else None
             sample = max(samples, key=lambda batch: np.size(batch["input_ids"]))
-            job = ExportJob(model_dir, work_dir, task, goal, keep_float, sample, progress)
+            graphs = Graphs(work_dir, LAYOUTS.get(task, ONE))
+            job = ExportJob(model_dir, graphs, task, goal, keep_float, sample, progress)
             BACKENDS[backend](job)
-            if job.target:
-                drop_unused(work_dir / QUANTIZED)
             copy_companions(model_dir, work_dir)
             parity, int8 = _verify(job, samples, tolerance)
             _move_into_place(work_dir, output_dir, Path(scratch, "old"))
@@ -132,16 +129,17 @@ def export_onnx(
         fix = "Make room or choose another folder; nothing was kept."
         raise ExportError(f"Export {model_dir} to {output_dir}.", str(error), fix) from error
     seconds = time.perf_counter() - started
-    return _result(output_dir, parity, int8, backend=backend, target=goal, seconds=seconds)
+    made = replace(job.graphs, folder=output_dir)
+    return _result(made, parity, int8, backend=backend, target=goal, seconds=seconds)
 
 
-def _result(output_dir: Path, parity: Comparison, int8: Comparison | None, **run: Any) -> ExportResult:
-    onnx, onnx_int8 = output_dir / MODEL, output_dir / QUANTIZED if int8 else None
+def _result(onnx: Graphs, parity: Comparison, int8: Comparison | None, **run: Any) -> ExportResult:
+    onnx_int8 = replace(onnx, quantized=True) if int8 else None
     return ExportResult(
         onnx=onnx,
         onnx_int8=onnx_int8,
-        onnx_size_mb=_size_mb(onnx),
-        onnx_int8_size_mb=_size_mb(onnx_int8) if onnx_int8 else None,
+        onnx_size_mb=onnx.size_mb,
+        onnx_int8_size_mb=onnx_int8.size_mb if onnx_int8 else None,
         max_abs_diff=parity.max_abs_diff,
         int8_max_abs_diff=int8.max_abs_diff if int8 else None,
         int8_agreement=int8.agreement if int8 else None,
@@ -167,36 +165,32 @@ def _check_output(output_dir: Path, model_dir: Path) -> None:
     fix = "Choose a new folder, or that of an earlier export."
     if output_dir == model_dir or output_dir in model_dir.parents:
         raise ExportError(asked, "The model to export is in it, and the folder is replaced whole.", fix)
-    if not output_dir.exists() or (output_dir / MODEL).exists():
+    if not output_dir.exists() or find_graphs(output_dir):
         return
     if not output_dir.is_dir() or any(output_dir.iterdir()):
         raise ExportError(asked, "It exists and is not an earlier export.", fix)
 
 
 def _verify(job: ExportJob, samples: Sequence[Batch], tolerance: float) -> tuple[Comparison, Comparison | None]:
-    """Compares both graphs with PyTorch; the float32 one must be the same model."""
-    onnx_path = job.work_dir / MODEL
-    names = input_names(onnx_path)
-    batches = [complete_batch(batch, names) for batch in samples]
+    """Compares both exports with PyTorch; the float32 one must be the same model, with a cache and without."""
+    exported = open_onnx(job.graphs)
+    batches = [exported.complete(batch) for batch in samples]
     right = torch_forward(load_checkpoint(job.model_dir, job.task))
 
-    def compared(forward: Callable[[Batch], dict[str, Any]]) -> Comparison:
+    def compared(forward: Callable[[Batch], Outputs]) -> Comparison:
         return compare(map(right, batches), map(forward, batches), batches)
 
-    parity = compared(onnx_forward(onnx_path))
-    in_parts = decoder_forward(onnx_path)
-    if in_parts is not None:
-        parity = parity.worse_of(compared(in_parts))
+    parity = compared(exported)
+    if exported.decoder.cached:
+        parity = parity.worse_of(compared(exported.in_steps))
     if not parity.within(tolerance):
         raise ExportError(
             f"Export {job.model_dir} to ONNX.",
             f"It is not the same model: its outputs differ from PyTorch's by {parity.max_abs_diff:.1e}; "
             f"{tolerance:g} of the largest output ({parity.largest:.3g}) is allowed.",
-            "Nothing was kept. Try the other backend (optimum, native).",
+            "Nothing was kept." + (" Try the other backend (optimum, native)." if job.native_can else ""),
         )
-    if job.target is None:
-        return parity, None
-    return parity, compared(onnx_forward(job.work_dir / QUANTIZED))
+    return parity, compared(open_onnx(job.quantized)) if job.quantized else None
 
 
 def _move_into_place(work_dir: Path, output_dir: Path, old: Path) -> None:
@@ -210,8 +204,3 @@ def _move_into_place(work_dir: Path, output_dir: Path, old: Path) -> None:
     finally:
         if not output_dir.exists():
             os.replace(old, output_dir)
-
-
-def _size_mb(path: Path) -> float:
-    """Returns the size of a graph with the weights that may lie beside it (above 2 GB), in MB."""
-    return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*")) / 1e6

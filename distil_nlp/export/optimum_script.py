@@ -1,7 +1,7 @@
 """Exports and quantizes with Optimum: run by path in the Optimum environment, without distil_nlp.
 
-Its one argument is JSON: ``model_dir``, ``output_dir``, ``task``, ``target`` (or null), ``keep_float`` and ``sample``
-(an ``.npz`` file with a real batch).
+Its one argument is JSON: ``model_dir``, ``output_dir``, ``task``, ``parts`` (names of the graphs that make the model),
+``target`` (or null), ``keep_float`` and ``sample`` (an ``.npz`` file with a real batch).
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
+MERGED = "decoder_model_merged"
+PIECES = ("decoder_model", "decoder_with_past_model")  # it is made of: the first token's graph, and the others'
+
 
 def main() -> None:
-    """Writes ``model.onnx`` and, for a target, ``model_quantized.onnx``."""
+    """Writes a graph for each part and, for a target, its quantized one."""
+    import numpy as np
+
     job = json.loads(sys.argv[1])
     output_dir = Path(job["output_dir"])
     export(job["model_dir"], output_dir, job["task"])
     if job["target"]:
-        quantize(output_dir / "model.onnx", job["target"], job["keep_float"], Path(job["sample"]))
+        quantize_parts(output_dir, job["parts"], job["target"], job["keep_float"], dict(np.load(job["sample"])))
 
 
 def export(model_dir: str, output_dir: Path, task: str) -> None:
@@ -41,24 +46,76 @@ def export(model_dir: str, output_dir: Path, task: str) -> None:
     )
 
 
-def quantize(onnx_path: Path, target: str, keep_float: list[str], sample: Path) -> None:
-    """Quantizes every operator that has int8 weights, the embedding among them, but for products that it would ruin."""
-    import numpy as np
+def quantize_parts(
+    folder: Path, parts: list[str], target: str, keep_float: list[str], sample: dict[str, np.ndarray]
+) -> None:
+    """Quantizes a model's graphs; of a merged decoder its pieces, which are merged again.
+
+    So weights stay shared by both pieces. In the second piece the same products stay in float32 as in the first.
+    """
+    in_float: list[str] = []
+    for name in (piece for part in parts for piece in (PIECES if part == MERGED else (part,))):
+        path = folder / f"{name}.onnx"
+        make_weights_direct(path)
+        if name != PIECES[1]:
+            in_float = rounded_away(path, sample)
+        quantize(path, target, keep_float, in_float)
+        if name == "encoder_model":
+            sample = read_by_decoder(path, sample)
+    if MERGED in parts:
+        from optimum.onnx import merge_decoders
+
+        quantized = [folder / f"{name}_quantized.onnx" for name in PIECES]
+        merge_decoders(*quantized, save_path=folder / f"{MERGED}_quantized.onnx", strict=False)
+
+
+def quantize(onnx_path: Path, target: str, keep_float: list[str], in_float: list[str]) -> None:
+    """Quantizes every operator that has int8 weights, the embedding among them, but for some nodes."""
     import onnx
     from onnxruntime.quantization.registry import IntegerOpsRegistry
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
-    model = onnx.load(onnx_path, load_external_data=False)
-    read_weights_directly(model.graph)
-    onnx.save(model, onnx_path)
+    graph = onnx.load(onnx_path, load_external_data=False).graph
     config = getattr(AutoQuantizationConfig, target)(
         is_static=False,
         per_channel=True,
         operators_to_quantize=[name for name in IntegerOpsRegistry if name not in keep_float],
-        nodes_to_exclude=[*products_of_activations(model.graph), *rounded_away(onnx_path, dict(np.load(sample)))],
+        nodes_to_exclude=[*products_of_activations(graph), *in_float],
     )
     ORTQuantizer.from_pretrained(onnx_path.parent, file_name=onnx_path.name).quantize(config, save_dir=onnx_path.parent)
+    drop_unused(onnx_path.with_name(f"{onnx_path.stem}_quantized.onnx"))
+
+
+def read_by_decoder(encoder: Path, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what a decoder reads of a batch: its own tokens, and the states that an encoder's graph gives."""
+    session = open_session(encoder)
+    (states,) = session.run(["last_hidden_state"], {name: sample[name] for name in ("input_ids", "attention_mask")})
+    return {
+        "input_ids": sample["decoder_input_ids"],
+        "encoder_hidden_states": states,
+        "encoder_attention_mask": sample["attention_mask"],
+    }
+
+
+def make_weights_direct(onnx_path: Path) -> None:
+    """Has a graph's nodes read shared weights themselves."""
+    import onnx
+
+    model = onnx.load(onnx_path, load_external_data=False)
+    read_weights_directly(model.graph)
+    onnx.save(model, onnx_path)
+
+
+def drop_unused(onnx_path: Path) -> None:
+    """Drops what quantization leaves behind: float weights that nothing reads, and recorded shapes."""
+    import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    model = onnx.load(onnx_path)
+    ONNXModel(model).clean_initializers()  # weights that layers share (ALBERT) would stay in float32 as well
+    model.graph.ClearField("value_info")
+    onnx.save(model, onnx_path)
 
 
 def read_weights_directly(graph: onnx.GraphProto) -> None:
@@ -110,7 +167,6 @@ def measure(
 ) -> dict[str, tuple[float, float, float]]:
     """Returns the largest value, the smallest and the mean magnitude of values within a graph, on a sample."""
     import onnx
-    import onnxruntime
     from onnx.helper import make_node, make_tensor_value_info
 
     model = onnx.load(onnx_path, load_external_data=False)
@@ -123,16 +179,23 @@ def measure(
     model.graph.output.extend(make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in wanted)
     probe = onnx_path.with_name("probe.onnx")  # beside its weights, where these are in a file of their own
     onnx.save(model, probe)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(probe), options, providers=["CPUExecutionProvider"])
+        session = open_session(probe)
         taken = {value.name for value in session.get_inputs()}
         feeds = {name: value for name, value in sample.items() if name in taken}
         values = session.run(wanted, feeds | empty_past(session, len(sample["input_ids"])))
     finally:
         probe.unlink()
     return dict(zip(tensors, zip(values[::3], values[1::3], values[2::3], strict=True), strict=True))
+
+
+def open_session(onnx_path: Path) -> onnxruntime.InferenceSession:
+    """Opens a graph on the CPU, quietly."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
 
 
 def empty_past(session: onnxruntime.InferenceSession, rows: int) -> dict[str, np.ndarray]:

@@ -10,22 +10,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from distil_nlp.blocks import is_seq2seq
 from distil_nlp.errors import ExportError
-from distil_nlp.export.decoder import Decoder, is_present, positions
-from distil_nlp.export.job import Batch
-from distil_nlp.export.optimum_script import empty_past
-from distil_nlp.export.session import make_session, runtime_errors
-from distil_nlp.signals import LABEL_NAMES
+from distil_nlp.export.batches import Batch, Outputs, attention_mask, shift_labels
+from distil_nlp.export.graphs import Graphs
+from distil_nlp.export.onnx_model import open_onnx
+from distil_nlp.signals import IGNORED, LABEL_NAMES
 
 _SPANS = ("start_logits", "end_logits")
-
-Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far outputs are from a reference, over every batch, padding left out.
+    """How far outputs are from a reference, over every batch, padding left out; of several, the farthest.
 
     Attributes:
         max_abs_diff: The largest absolute difference; NaN if either side has one.
@@ -42,33 +41,16 @@ class Comparison:
         return self.max_abs_diff <= tolerance * self.largest
 
     def worse_of(self, other: Comparison) -> Comparison:
-        """The one with the larger difference; NaN is the largest."""
-        return self if not other.max_abs_diff > self.max_abs_diff and not np.isnan(other.max_abs_diff) else other
-
-
-def input_names(onnx_path: Path | str) -> list[str]:
-    """Returns the names of the graph's inputs."""
-    return [value.name for value in make_session(onnx_path).get_inputs()]
-
-
-def complete_batch(batch: Batch, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Adds the inputs that a graph asks for and that follow from the others.
-
-    Those are ``position_ids``, counted over the unmasked tokens, and all-zero ``token_type_ids``.
-    """
-    full = {name: np.asarray(value, dtype=np.int64) for name, value in batch.items() if name not in LABEL_NAMES}
-    if "position_ids" in names and "position_ids" not in full:
-        full["position_ids"] = positions(_mask(full))
-    if "token_type_ids" in names and "token_type_ids" not in full:
-        full["token_type_ids"] = np.zeros_like(full["input_ids"])
-    return full
+        """The one with the larger difference for its scale; NaN is the largest."""
+        return max(self, other, key=lambda each: _distance(each.max_abs_diff, each.largest))
 
 
 def onnx_logits(
-    onnx_path: Path | str, batches: Iterable[Batch], *, threads: int | None = None
+    exported: Graphs | Path | str, batches: Iterable[Batch], *, threads: int | None = None
 ) -> list[dict[str, np.ndarray]]:
-    """Runs a graph on padded batches: :func:`onnx_forward` on each."""
-    return [forward(batch) for forward in [onnx_forward(onnx_path, threads=threads)] for batch in batches]
+    """Runs an exported model on padded batches (:func:`~distil_nlp.export.open_onnx`)."""
+    model = open_onnx(exported, threads)
+    return [model(batch) for batch in batches]
 
 
 def torch_logits(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, np.ndarray]]:
@@ -76,65 +58,11 @@ def torch_logits(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, n
     return [forward(batch) for forward in [torch_forward(model)] for batch in batches]
 
 
-def onnx_forward(onnx_path: Path | str, *, threads: int | None = None) -> Callable[[Batch], Outputs]:
-    """A graph as a function of padded batches, of which it is given only the inputs that it has.
-
-    A decoder's graph with a cache is given an empty one.
-
-    Args:
-        onnx_path: The ``.onnx`` file.
-        threads: As in `make_session`.
-
-    Returns:
-        From a mapping of ``input_ids``, ``attention_mask`` and the like, each ``[batch, tokens]``, to one from output
-        name (``logits``, ``start_logits``, ...) to array. It raises ExportError if the graph does not run on a batch.
-
-    Raises:
-        ExportError: The file cannot be loaded.
-    """
-    session = make_session(onnx_path, threads)
-    names = [value.name for value in session.get_inputs()]
-    outputs = [value.name for value in session.get_outputs() if not is_present(value.name)]
-
-    def forward(batch: Batch) -> Outputs:
-        full = complete_batch(batch, names)
-        feeds = {name: full[name] for name in names if name in full}
-        feeds |= empty_past(session, len(full["input_ids"]))
-        try:
-            return dict(zip(outputs, session.run(outputs, feeds), strict=True))
-        except runtime_errors() as error:
-            shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
-            raise ExportError(
-                f"Run {onnx_path} on {shapes}.",
-                f"It failed: {error}",
-                "Give the inputs that the graph asks for; if they are right, export again.",
-            ) from error
-
-    return forward
-
-
-def decoder_forward(onnx_path: Path | str) -> Callable[[Batch], Outputs] | None:
-    """A decoder's graph with a cache, given each batch in two parts: the second is run on what is kept of the first.
-
-    Returns:
-        As :func:`onnx_forward`; None for a graph without a cache.
-    """
-    decoder = Decoder(make_session(onnx_path))
-
-    def forward(batch: Batch) -> Outputs:
-        ids, mask = (np.asarray(value, dtype=np.int64) for value in (batch["input_ids"], _mask(batch)))
-        half = -(-ids.shape[1] // 2)
-        first, past = decoder.step(ids[:, :half], mask[:, :half])
-        rest = [decoder.step(ids[:, half:], mask, past)[0]] if half < ids.shape[1] else []
-        return {"logits": np.concatenate([first, *rest], axis=1)}
-
-    return forward if decoder.cached else None
-
-
 def torch_forward(model: nn.Module) -> Callable[[Batch], Outputs]:
-    """A transformers model as a function of padded batches: the same shape of answer as `onnx_forward`.
+    """A transformers model as a function of padded batches: the same shape of answer as an exported one's.
 
-    Of a batch it takes what the model takes, but for labels.
+    Of a batch it takes what the model takes, but for labels; the decoder of an encoder-decoder reads what its model
+    makes of them.
     """
     device = next((parameter.device for parameter in model.parameters()), None)
 
@@ -150,7 +78,11 @@ def torch_forward(model: nn.Module) -> Callable[[Batch], Outputs]:
 def model_inputs(model: nn.Module, batch: Batch) -> Batch:
     """What a model's forward pass takes of a batch, labels left out."""
     known = inspect.signature(model.forward).parameters
-    return {name: value for name, value in batch.items() if name in known and name not in LABEL_NAMES}
+    given = {name: value for name, value in batch.items() if name in known and name not in LABEL_NAMES}
+    writes = isinstance(model, PreTrainedModel) and is_seq2seq(model)
+    if writes and "decoder_input_ids" not in given and "labels" in batch:
+        given["decoder_input_ids"] = shift_labels(model, batch["labels"])
+    return given
 
 
 def _array(value: torch.Tensor) -> np.ndarray:
@@ -159,35 +91,55 @@ def _array(value: torch.Tensor) -> np.ndarray:
 
 
 def compare(reference: Iterable[Outputs], outputs: Iterable[Outputs], batches: Iterable[Batch]) -> Comparison:
-    """Compares outputs with a reference wherever ``attention_mask`` is 1, holding those of one batch at a time.
+    """Compares outputs with a reference wherever a token is not padding, holding those of one batch at a time.
 
     Raises:
         ExportError: There is nothing to compare, or names or shapes differ.
     """
-    diffs, scales, hits = [], [], []
+    diffs: dict[str, list[float]] = {}
+    scales: dict[str, list[float]] = {}
+    hits = []
     for expected, got, batch in zip(reference, outputs, batches, strict=True):
         for name, value in got.items():
-            if name not in expected or expected[name].shape != value.shape:
-                raise ExportError(
-                    "Compare the ONNX outputs with PyTorch's.",
-                    f"'{name}' {value.shape} has no counterpart among "
-                    + ", ".join(f"'{known}' {array.shape}" for known, array in expected.items()),
-                    "Was the checkpoint exported for the task that it was trained for?",
-                )
-            mask = _mask(batch).astype(bool)
+            _check_counterpart(name, value, expected)
+            mask = _mask(name, batch)
             left, right = _unpadded(name, expected[name], mask), _unpadded(name, value, mask)
-            diffs.append(np.abs(left - right).max(initial=0.0))
-            scales.append(np.abs(left).max(initial=0.0))
+            diffs.setdefault(name, []).append(np.abs(left - right).max(initial=0.0))
+            scales.setdefault(name, []).append(np.abs(left).max(initial=0.0))
             hits.append(_same_class(name, expected[name], value, mask))
     if not diffs:
         raise ExportError("Compare the ONNX outputs with PyTorch's.", "There are no batches or no outputs.")
+    farthest = max(diffs, key=lambda name: _distance(np.max(diffs[name]), np.max(scales[name])))
     same = np.concatenate(hits)
-    return Comparison(float(np.max(diffs)), float(np.max(scales)), float(same.mean()) if same.size else None)
+    return Comparison(
+        float(np.max(diffs[farthest])),
+        float(np.max(scales[farthest])),
+        float(same.mean()) if same.size else None,
+    )
 
 
-def _mask(batch: Batch) -> np.ndarray:
-    ids = np.asarray(batch["input_ids"])
-    return np.asarray(batch.get("attention_mask", np.ones_like(ids)))
+def _check_counterpart(name: str, value: np.ndarray, expected: Outputs) -> None:
+    if name not in expected or expected[name].shape != value.shape:
+        raise ExportError(
+            "Compare the ONNX outputs with PyTorch's.",
+            f"'{name}' {value.shape} has no counterpart among "
+            + ", ".join(f"'{known}' {array.shape}" for known, array in expected.items()),
+            "Was the checkpoint exported for the task that it was trained for?",
+        )
+
+
+def _distance(diff: float, largest: float) -> float:
+    """A difference as a share of the reference; NaN is infinitely far."""
+    if np.isnan(diff) or np.isnan(largest):
+        return float("inf")
+    return diff / largest if largest else float(diff and np.inf)
+
+
+def _mask(name: str, batch: Batch) -> np.ndarray:
+    """Which tokens are not padding: of what an encoder has read, or of what a decoder has."""
+    if "decoder_input_ids" in batch and name != "encoder_last_hidden_state":
+        return np.asarray(batch.get("labels", batch["decoder_input_ids"])) != IGNORED
+    return attention_mask(batch).astype(bool)
 
 
 def _unpadded(name: str, values: np.ndarray, mask: np.ndarray) -> np.ndarray:

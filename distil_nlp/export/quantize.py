@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distil_nlp.errors import ExportError, near_match
-from distil_nlp.export.job import TARGETS, Batch
-from distil_nlp.export.optimum_script import products_of_activations, rounded_away
-from distil_nlp.export.parity import complete_batch
+from distil_nlp.export.batches import Batch, complete_batch
+from distil_nlp.export.job import TARGETS
+from distil_nlp.export.optimum_script import drop_unused, products_of_activations, rounded_away
 
 _ROUNDING = 1e-9  # 0.90 - 0.89 is a little more than 0.01
 
@@ -54,17 +54,7 @@ def quantize_model(
             f"onnxruntime failed: {error}",
             "Export with quantization: null, or with backend: optimum.",
         ) from error
-
-
-def drop_unused(onnx_path: Path) -> None:
-    """Drops what quantization leaves behind: float weights that nothing reads, and recorded shapes."""
-    import onnx
-    from onnxruntime.quantization.onnx_model import ONNXModel
-
-    model = onnx.load(onnx_path)
-    ONNXModel(model).clean_initializers()  # weights that layers share (ALBERT) would stay in float32 as well
-    model.graph.ClearField("value_info")
-    onnx.save(model, onnx_path)
+    drop_unused(output_path)
 
 
 def check_keep_float(keep_float: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from distil_nlp.errors import ExportError, MissingExtraError
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnxruntime
 
 
@@ -38,6 +39,25 @@ def make_session(path: Path | str, threads: int | None = None) -> onnxruntime.In
             f"Open the ONNX model {path}.",
             f"onnxruntime cannot load it: {error}",
             "Export it again; if it is a download, check that it is complete.",
+        ) from error
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, outputs: list[str], feeds: dict[str, np.ndarray], name: str
+) -> list[np.ndarray]:
+    """Runs a graph.
+
+    Raises:
+        ExportError: It fails on these inputs.
+    """
+    try:
+        return list(session.run(outputs, feeds))
+    except runtime_errors() as error:
+        shapes = ", ".join(f"{key} {value.shape}" for key, value in feeds.items())
+        raise ExportError(
+            f"Run {name} on {shapes}.",
+            f"It failed: {error}",
+            "Give the inputs that the graph asks for; if they are right, export again.",
         ) from error
 
 

@@ -9,8 +9,7 @@ from onnx import TensorProto, helper, save
 from torch import nn
 
 from distil_nlp.errors import ExportError
-from distil_nlp.export import compare, make_session, onnx_logits, torch_logits
-from distil_nlp.export.parity import complete_batch, input_names
+from distil_nlp.export import compare, make_session, onnx_logits, open_onnx, torch_logits
 
 BATCH = {"input_ids": np.array([[5, 6, 0], [7, 8, 9]]), "attention_mask": np.array([[1, 1, 0], [1, 1, 1]])}
 
@@ -96,7 +95,7 @@ def test_graph_gets_only_the_inputs_that_it_has(tmp_path):
 def test_graph_gets_positions_counted_over_real_tokens(tmp_path):
     left = {"input_ids": np.array([[0, 5, 6]]), "attention_mask": np.array([[0, 1, 1]])}
     path = graph_that_adds(tmp_path / "m.onnx", ["input_ids", "position_ids", "token_type_ids"])
-    assert complete_batch(left, input_names(path))["position_ids"].tolist() == [[0, 0, 1]]
+    assert open_onnx(path).complete(left)["position_ids"].tolist() == [[0, 0, 1]]
     assert onnx_logits(path, [left])[0]["logits"].tolist() == [[0, 5, 7]]
 
 

@@ -15,9 +15,9 @@ from distil_nlp.errors import ExportError
 from distil_nlp.evaluation.artefacts import OnnxArtefact, PyTorchArtefact
 from distil_nlp.evaluation.efficiency import LatencyProtocol, latency_batch
 from distil_nlp.evaluation.writing_speed import writing_table
-from distil_nlp.export import export_onnx, generate, make_session, onnx_logits, torch_logits
+from distil_nlp.export import export_onnx, generate, onnx_logits, open_onnx, torch_logits
 from distil_nlp.export.decoder import Decoder
-from distil_nlp.export.parity import decoder_forward
+from distil_nlp.export.onnx_model import OneGraph
 
 PROMPTS = {  # padded in front
     "input_ids": np.array([[0, 0, 9, 17, 33], [41, 8, 23, 5, 60]]),
@@ -79,7 +79,7 @@ def expected(model: PreTrainedModel, tokens: int, eos: int | list[int] | None = 
 def test_it_writes_what_transformers_writes(family: str, cached: bool) -> None:
     model = model_of(family)
     session = TorchSession(model, cached=cached)
-    written = generate(session, PROMPTS, max_new_tokens=14)
+    written = generate(OneGraph(session), PROMPTS, max_new_tokens=14)
     np.testing.assert_array_equal(written, expected(model, 14))
     assert len(np.unique(written)) > 4
     assert session.fed == ([5] + [1] * 13 if cached else list(range(5, 19)))
@@ -88,15 +88,15 @@ def test_it_writes_what_transformers_writes(family: str, cached: bool) -> None:
 @pytest.mark.parametrize("several", [False, True])
 def test_a_row_that_has_ended_is_filled_up_and_the_last_ends_all(several: bool) -> None:
     model = model_of("llama")
-    free = generate(TorchSession(model, cached=True), PROMPTS, max_new_tokens=14)
+    free = generate(OneGraph(TorchSession(model, cached=True)), PROMPTS, max_new_tokens=14)
     ends = [int(free[0, 2]), int(free[1, 6])] if several else int(free[0, 2])
-    written = generate(TorchSession(model, cached=True), PROMPTS, max_new_tokens=14, eos_token_id=ends)
+    written = generate(OneGraph(TorchSession(model, cached=True)), PROMPTS, max_new_tokens=14, eos_token_id=ends)
     np.testing.assert_array_equal(written, expected(model, 14, ends))
     assert not written[0, 3:].any()
 
 
 def test_nothing_is_written_where_nothing_is_asked_for() -> None:
-    assert generate(TorchSession(model_of("gpt2"), cached=True), PROMPTS, max_new_tokens=0).shape == (2, 0)
+    assert generate(OneGraph(TorchSession(model_of("gpt2"), cached=True)), PROMPTS, max_new_tokens=0).shape == (2, 0)
 
 
 def test_steps_give_the_logits_of_the_whole() -> None:
@@ -115,7 +115,7 @@ def test_writing_is_timed_without_the_prompt() -> None:
     session = TorchSession(model, cached=True)
     protocol = LatencyProtocol(batch_sizes=(2,), threads=(1,), sequence_length=6, repeats=1)
     table = writing_table(
-        [PyTorchArtefact("student", model), OnnxArtefact("onnx", lambda threads: session)],
+        [PyTorchArtefact("student", model), OnnxArtefact("onnx", lambda threads: OneGraph(session))],
         lambda size: latency_batch(size, sequence_length=6, vocab_size=64),
         protocol,
         new_tokens=9,
@@ -146,14 +146,14 @@ def test_optimum_exports_a_cache_that_writes_the_same(llama, samples, tmp_path) 
         llama, tmp_path / "onnx", task="text-generation-with-past", samples=samples, progress=lambda line: None
     )
     model = AutoModelForCausalLM.from_pretrained(llama)
-    session = make_session(exported.onnx)
-    assert Decoder(session).cached
-    np.testing.assert_array_equal(generate(session, PROMPTS, max_new_tokens=12), expected(model, 12))
+    graph = open_onnx(exported.onnx)
+    assert graph.decoder.cached
+    np.testing.assert_array_equal(generate(graph, PROMPTS, max_new_tokens=12), expected(model, 12))
     (whole,), (reference,) = onnx_logits(exported.onnx, samples[:1]), torch_logits(model, samples[:1])
     assert list(whole) == ["logits"]
-    in_parts = decoder_forward(exported.onnx)(samples[0])
+    in_parts = graph.in_steps(samples[0])
     real = samples[0]["attention_mask"] == 1
     for given in (whole, in_parts):
         np.testing.assert_allclose(given["logits"][real], reference["logits"][real], rtol=1e-3, atol=1e-4)
-    quantized = generate(make_session(exported.onnx_int8), PROMPTS, max_new_tokens=12)
+    quantized = generate(open_onnx(exported.onnx_int8), PROMPTS, max_new_tokens=12)
     assert (quantized[:, :3] == expected(model, 12)[:, :3]).all()  # activations are rounded: later ones may differ

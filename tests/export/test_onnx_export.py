@@ -16,9 +16,11 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from distil_nlp.errors import ExportError
-from distil_nlp.export import ExportResult, export_onnx, native, onnx_export, optimum
-from distil_nlp.export.job import MODEL, QUANTIZED, ExportJob
+from distil_nlp.export import ExportResult, decoder, export_onnx, native, onnx_export, optimum
+from distil_nlp.export.job import ExportJob
+from distil_nlp.export.onnx_model import OneGraph
 
+MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
 TASK = "text-classification"
 
 
@@ -54,8 +56,8 @@ def copy_of(exported: ExportResult):
     """A backend that hands out what was exported before, without the time that it takes."""
 
     def write(job: ExportJob) -> None:
-        shutil.copy(exported.onnx, job.work_dir / MODEL)
-        shutil.copy(exported.onnx_int8, job.work_dir / QUANTIZED)
+        for name in (MODEL, QUANTIZED):
+            shutil.copy(exported.onnx.folder / name, job.graphs.folder / name)
 
     return write
 
@@ -70,13 +72,13 @@ def test_native_export_equals_pytorch(exported):
 
 def test_result_is_json(exported):
     facts = json.loads(json.dumps(exported.to_dict()))
-    assert facts["onnx"] == "model.onnx"
-    assert facts["onnx_int8"] == "model_quantized.onnx"
-    assert facts["onnx_size_mb"] == exported.onnx.stat().st_size / 1e6
+    assert facts["onnx"] == [MODEL]
+    assert facts["onnx_int8"] == [QUANTIZED]
+    assert facts["onnx_size_mb"] == (exported.onnx.folder / MODEL).stat().st_size / 1e6
 
 
 def test_folder_runs_on_onnxruntime_and_tokenizers_alone(exported, bert):
-    folder = exported.onnx.parent
+    folder = exported.onnx.folder
     assert json.loads((folder / "config.json").read_text())["model_type"] == "bert"
     ids = np.array([Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a fine film").ids])
     session = onnxruntime.InferenceSession(folder / MODEL, providers=["CPUExecutionProvider"])
@@ -88,9 +90,9 @@ def test_folder_runs_on_onnxruntime_and_tokenizers_alone(exported, bert):
 
 
 def test_export_is_one_file_and_tells_nothing_of_this_machine(exported):
-    names = {path.name for path in exported.onnx.parent.iterdir()}
+    names = {path.name for path in exported.onnx.folder.iterdir()}
     assert names == {"config.json", MODEL, QUANTIZED, "tokenizer.json", "tokenizer_config.json"}
-    for path in (exported.onnx, exported.onnx_int8):
+    for path in (*exported.onnx.files, *exported.onnx_int8.files):
         assert b"site-packages" not in path.read_bytes()
 
 
@@ -98,7 +100,7 @@ def test_export_replaces_an_earlier_one_whole(exported, bert, samples, earlier, 
     (earlier / "stale.txt").write_text("old")
     replace_backend(monkeypatch, copy_of(exported))
     export_onnx(bert, earlier, task=TASK, samples=samples, backend="native", progress=quiet)
-    assert (earlier / MODEL).stat().st_size == exported.onnx.stat().st_size
+    assert (earlier / MODEL).read_bytes() == (exported.onnx.folder / MODEL).read_bytes()
     assert not (earlier / "stale.txt").exists()
     assert list(earlier.parent.iterdir()) == [earlier]
 
@@ -127,29 +129,30 @@ def test_wrong_rotary_base_is_caught(llama, samples, earlier, monkeypatch):
 
 
 def test_corrupt_graph_is_caught(bert, samples, earlier, monkeypatch):
-    replace_backend(monkeypatch, lambda job: (job.work_dir / MODEL).write_bytes(b"\x08\x07not a graph"))
+    replace_backend(monkeypatch, lambda job: (job.graphs.folder / MODEL).write_bytes(b"\x08\x07not a graph"))
     with pytest.raises(ExportError, match="cannot load it"):
         export_onnx(bert, earlier, task=TASK, samples=samples, backend="native", quantization=None, progress=quiet)
     assert unharmed(earlier)
 
 
 def test_nan_is_never_parity(exported, bert, samples, earlier, monkeypatch):
-    def poisoned(batch):
+    def poisoned(graph, batch):
         return {"logits": np.full((len(batch["input_ids"]), 3), np.nan, np.float32)}
 
     replace_backend(monkeypatch, copy_of(exported))
-    monkeypatch.setattr(onnx_export, "onnx_forward", lambda path: poisoned)
+    monkeypatch.setattr(OneGraph, "__call__", poisoned)
     with pytest.raises(ExportError, match="not the same model"):
         export_onnx(bert, earlier, task=TASK, samples=samples, backend="native", progress=quiet)
     assert unharmed(earlier)
 
 
 def test_a_cache_that_gives_other_outputs_is_caught(exported, bert, samples, earlier, monkeypatch):
-    def poisoned(batch):
+    def poisoned(graph, batch):
         return {"logits": np.zeros((len(batch["input_ids"]), 3), np.float32)}
 
     replace_backend(monkeypatch, copy_of(exported))
-    monkeypatch.setattr(onnx_export, "decoder_forward", lambda path: poisoned)
+    monkeypatch.setattr(OneGraph, "in_steps", poisoned)
+    monkeypatch.setattr(decoder, "empty_past", lambda session, rows: {"past_key_values.0.key": None})
     with pytest.raises(ExportError, match="not the same model"):
         export_onnx(bert, earlier, task=TASK, samples=samples, backend="native", progress=quiet)
     assert unharmed(earlier)
@@ -158,7 +161,7 @@ def test_a_cache_that_gives_other_outputs_is_caught(exported, bert, samples, ear
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_full_disk_and_interrupt_leave_the_earlier_export(bert, samples, earlier, monkeypatch, failure):
     def fail(job: ExportJob) -> None:
-        (job.work_dir / MODEL).write_bytes(b"half")
+        (job.graphs.folder / MODEL).write_bytes(b"half")
         raise failure
 
     replace_backend(monkeypatch, fail)
@@ -234,7 +237,7 @@ def test_optimum_export_equals_pytorch(bert, samples, tmp_path):
     assert result.max_abs_diff < 1e-5
     assert result.int8_agreement == 1.0
     assert result.onnx_int8_size_mb < result.onnx_size_mb
-    names = {path.name for path in result.onnx.parent.iterdir()}
+    names = {path.name for path in result.onnx.folder.iterdir()}
     assert names == {"config.json", MODEL, QUANTIZED, "tokenizer.json", "tokenizer_config.json"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from distil_nlp.build import Assembly
 from distil_nlp.data.tasks import text2text_generation
 from distil_nlp.errors import ModelError, RecipeError
+from distil_nlp.export import find_graphs, generate, open_onnx
 from distil_nlp.recipe import Recipe
 from distil_nlp.training import DistillationTrainer
 
@@ -23,10 +25,13 @@ TRAINED = ("teacher", "student", "control_pretrained")
 TRAINING = {"learning_rate": 5.0e-3, "per_device_train_batch_size": 16, "logging_steps": 5, "disable_tqdm": True}
 
 
-def recipe_of(folder: Path) -> dict[str, Any]:
-    """A T5 that learns to say how a film was liked."""
+BART = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 1, "forced_eos_token_id": 1}
+
+
+def recipe_of(folder: Path, family: str = "t5", **config: Any) -> dict[str, Any]:
+    """A T5, or another model, that learns to say how a film was liked."""
     if not (folder / "rows.jsonl").is_file():
-        tiny_seq2seq("t5", vocab_size=len(build_tokenizer())).save_pretrained(folder / "model")
+        tiny_seq2seq(family, vocab_size=len(build_tokenizer()), **config).save_pretrained(folder / "model")
         build_tokenizer().save_pretrained(folder / "model")
         write_rows(folder / "rows.jsonl")
     return {
@@ -190,9 +195,12 @@ def test_what_cannot_be_distilled_is_refused_before_training(
 
 def test_what_does_not_fit_is_refused_with_its_line(finished: Finished, tmp_path: Path) -> None:
     values = recipe_of(finished.folder.parent)
-    with pytest.raises(RecipeError, match=r"(?s)tiny.yaml:\d+:\d+.*needs a graph"):
-        Recipe.load(write(tmp_path / "tiny.yaml", {**values, "export": {}}))
-    assert Recipe.load(write(tmp_path / "tiny.yaml", {**values, "export": None})).export is None
+    for said, beams, export in (("one for each part", 1, {"backend": "native"}), ("likeliest token each time", 4, {})):
+        task = {**values["task"], "generate": {"num_beams": beams}}
+        with pytest.raises(RecipeError, match=rf"(?s)tiny.yaml:\d+:\d+.*{said}"):
+            Recipe.load(write(tmp_path / "tiny.yaml", {**values, "task": task, "export": export}))
+        assert Recipe.load(write(tmp_path / "tiny.yaml", {**values, "task": task, "export": None})).export is None
+    assert Recipe.load(write(tmp_path / "tiny.yaml", {**values, "export": {"cache": False}})).export is not None
     with pytest.raises(RecipeError, match="rouge_l"):
         _ = Assembly(Recipe.load(write(tmp_path / "tiny.yaml", values, task__metrics=["accuracy"]))).metrics
     with pytest.raises(ModelError, match="max_target_length 80"):
@@ -201,3 +209,77 @@ def test_what_does_not_fit_is_refused_with_its_line(finished: Finished, tmp_path
         build_tokenizer().save_pretrained(tmp_path / "bart")
         recipe = write(tmp_path / "tiny.yaml", values, task__max_target_length=80, task__metrics=[])
         Assembly(Recipe.load(recipe, [f"teacher.model={tmp_path / 'bart'}"])).pretrained()
+
+
+def test_what_exports_cannot_do_is_refused_before_training(finished: Finished, tmp_path: Path) -> None:
+    model = tiny_seq2seq("t5", vocab_size=len(build_tokenizer()))
+    model.generation_config.encoder_no_repeat_ngram_size = 3
+    model.save_pretrained(tmp_path / "model")
+    build_tokenizer().save_pretrained(tmp_path / "model")
+    recipe = write(tmp_path / "tiny.yaml", recipe_of(finished.folder.parent), teacher__model=str(tmp_path / "model"))
+    assert command("check", recipe).code == 0
+    outcome = command("check", recipe, "export={}")
+    assert outcome.code == 1
+    assert "encoder_no_repeat_ngram_size = 3, which is not done in onnxruntime" in outcome.err
+
+
+EXPORT = {"target": "avx2", "max_metric_drop": 0.5}
+
+
+def check_exported(folder: Path) -> None:
+    """The rows of the report agree with each other and with the files."""
+    figures = report_of(folder)
+    rows = {row["name"]: row for row in figures["rows"]}
+    assert list(rows) == [*TRAINED, "onnx", "onnx_int8"]
+    assert rows["onnx"]["metrics"] == rows["student"]["metrics"]
+    for name, suffix in (("onnx", ""), ("onnx_int8", "_quantized")):
+        files = [folder / "onnx" / f"{part}{suffix}.onnx" for part in ("encoder_model", "decoder_model_merged")]
+        assert rows[name]["size_mb"] == sum(file.stat().st_size for file in files) / 1e6
+        assert rows[name]["latency_ms"]["p50"] > 0
+        assert (rows[name]["writing"][0]["prompt_tokens"], rows[name]["writing"][0]["new_tokens"]) == (8, 4)
+
+
+def check_written(folder: Path, recipe: Path) -> None:
+    """With the saved files alone, one row at a time, onnxruntime writes what transformers does."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder / "student").eval()
+    tokenizer, graphs = AutoTokenizer.from_pretrained(folder / "onnx"), open_onnx(find_graphs(folder / "onnx"))
+    texts = set()
+    for row in Assembly(Recipe.load(recipe)).data.splits["test"]:
+        read = tokenizer(f"review : {row['source']}", truncation=True, max_length=16, return_tensors="np")
+        made = generate(graphs, read, max_new_tokens=8, eos_token_id=tokenizer.eos_token_id)
+        expected = model.generate(torch.from_numpy(read["input_ids"]), max_new_tokens=8, do_sample=False)[0, 1:]
+        assert made[0].tolist() == expected.tolist()
+        texts.add(tokenizer.decode(made[0]))
+    assert len(texts) > 1
+
+
+@pytest.mark.slow
+def test_the_student_is_exported_scored_and_timed(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISTIL_NLP_CACHE")
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    recipe = write(tmp_path / "tiny.yaml", recipe_of(finished.folder.parent), export=EXPORT)
+    for stage in ("export", "bench", "report"):
+        outcome = command(stage, recipe, "--output-dir", folder)
+        assert outcome.code == 0, outcome.err
+    check_exported(folder)
+    check_written(folder, recipe)
+    recipe = write(tmp_path / "likelihood.yaml", recipe_of(finished.folder.parent), task__metrics=["perplexity"])
+    parts = Assembly(Recipe.load(recipe))
+    exported, student = open_onnx(find_graphs(folder / "onnx")), parts.load_saved(folder / "student")
+    outputs = [parts.batches(parts.rows["test"]).outputs(parts.forward(exported), parts.task.keep)]
+    (scores,) = [parts.metrics(parts.predictions(each, "test"), parts.references("test")) for each in outputs]
+    assert scores["perplexity"] == pytest.approx(parts.score(student, "test")["perplexity"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_whole_run_of_a_bart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISTIL_NLP_CACHE")
+    values = recipe_of(tmp_path, "bart", init_std=0.1, **BART)
+    values["teacher"]["fine_tune"]["num_train_epochs"] = 16
+    recipe = write(tmp_path / "tiny.yaml", values, export=EXPORT, task__targets="data")
+    outcome = command("run", recipe, "--output-dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    check_exported(tmp_path / "run")
+    check_written(tmp_path / "run", recipe)

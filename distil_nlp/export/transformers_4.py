@@ -1,4 +1,4 @@
-"""Rotary settings of transformers 5, in the words of transformers 4."""
+"""Configs of transformers 5, in the words of transformers 4."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ _TWO_BASES = {
 
 
 def to_transformers_4(config: dict[str, Any]) -> dict[str, Any]:
-    """Translates a ``config.json`` of transformers 5 so that transformers 4 reads the same rotary settings.
+    """Translates a ``config.json`` of transformers 5 so that transformers 4 reads the same settings.
 
-    Version 5 writes ``rope_parameters``; version 4 reads ``rope_theta`` and ``rope_scaling``, and takes its
-    default base, without a word, if they are absent.
+    Of rotary embeddings version 5 writes ``rope_parameters``; version 4 reads ``rope_theta`` and ``rope_scaling``, and
+    takes its default base, without a word, if they are absent. Of T5 and its kin version 5 writes whether the head's
+    input is scaled (mT5's never is); version 4 scales it if the head is tied to the embedding.
     """
-    translated = dict(config)
+    translated, model_type = dict(config), config.get("model_type", "")
+    if model_type == "mt5" or "scale_decoder_outputs" in config:
+        translated["tie_word_embeddings"] = config.get("scale_decoder_outputs", False)
     rope = translated.pop("rope_parameters", None)
     if not rope:
         return translated
-    model_type = config.get("model_type", "")
     if model_type in _TWO_BASES:
         full, sliding = _TWO_BASES[model_type]
         translated[sliding] = rope["sliding_attention"]["rope_theta"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distil_nlp.export.rope import to_transformers_4
+from distil_nlp.export.transformers_4 import to_transformers_4
 
 DEFAULT = {"rope_type": "default", "rope_theta": 500.0}
 
@@ -13,6 +13,14 @@ def test_base_moves_to_the_top_and_the_rest_stays():
     config = {"model_type": "llama", "hidden_size": 8, "rope_parameters": DEFAULT}
     assert to_transformers_4(config) == {"model_type": "llama", "hidden_size": 8, "rope_theta": 500.0}
     assert config["rope_parameters"] == DEFAULT
+
+
+def test_whether_a_t5_scales_is_said_by_its_tie() -> None:
+    scaled = {"model_type": "t5", "tie_word_embeddings": True, "scale_decoder_outputs": True}
+    assert to_transformers_4(scaled)["tie_word_embeddings"]
+    assert not to_transformers_4({**scaled, "scale_decoder_outputs": False})["tie_word_embeddings"]
+    assert not to_transformers_4({"model_type": "mt5", "tie_word_embeddings": True})["tie_word_embeddings"]
+    assert to_transformers_4({"model_type": "bart", "tie_word_embeddings": True})["tie_word_embeddings"]
 
 
 def test_scaling_keeps_its_type_and_factors():
