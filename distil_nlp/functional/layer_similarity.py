@@ -1,11 +1,16 @@
-"""How alike the layers of two models are, and which to pair."""
+"""How alike layers are, which of two models to pair, and which of one stand for all."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+MOST_SUBSETS = 10_000  # that are compared one by one
+SAME = 1e-9  # a smaller difference of two sums of similarities is rounding
 
 
 def linear_cka(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -26,7 +31,8 @@ def linear_cka(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     References:
         Kornblith et al. (2019), arXiv:1905.00414, section 3 (linear CKA).
     """
-    ours, theirs = (torch.stack([_gram_direction(x) for x in side]) for side in (student, teacher))
+    ours = torch.stack([_gram_direction(x) for x in student])
+    theirs = ours if teacher is student else torch.stack([_gram_direction(x) for x in teacher])
     return ours @ theirs.t()
 
 
@@ -60,6 +66,44 @@ def monotone_path(similarity: Tensor) -> list[int]:
         path.append(column)
         column = columns[column]
     return path[::-1]
+
+
+def representatives(similarity: Tensor, count: int) -> list[int]:
+    r"""The rows that together stand best for all: each is stood for by the one of them that is most like it.
+
+    .. math:: \max_{|S| = k} \sum_j \max_{i \in S} S_{ij}
+
+    All choices are compared where there are at most :data:`MOST_SUBSETS`. Of more, one row after the other is added,
+    the best each time, and then rows are exchanged, one for one, for as long as that is any better (k-medoids).
+
+    Args:
+        similarity: ``[items, items]``.
+        count: How many to choose, k.
+
+    Returns:
+        Their numbers in order, from 0; of equally good choices the last: where two are like each other and no others,
+        either will do.
+    """
+    items = range(len(similarity))
+    if math.comb(len(similarity), count) <= MOST_SUBSETS:
+        return list(_best(similarity, list(itertools.combinations(items, count)))[0])
+    chosen: tuple[int, ...] = ()
+    reached = 0.0
+    for _ in range(count):
+        chosen, reached = _best(similarity, [(*chosen, one) for one in items if one not in chosen])
+    while True:
+        others = [one for one in items if one not in chosen]
+        exchanged = [(*chosen[:at], one, *chosen[at + 1 :]) for at in range(count) for one in others]
+        better, worth = _best(similarity, exchanged)
+        if worth <= reached + SAME:
+            return sorted(chosen)
+        chosen, reached = better, worth
+
+
+def _best(similarity: Tensor, choices: list[tuple[int, ...]]) -> tuple[tuple[int, ...], float]:
+    worth = similarity[torch.tensor(choices, dtype=torch.long)].amax(dim=1).sum(dim=-1)  # [choices]
+    best = int((worth >= worth.max() - SAME).nonzero()[-1])
+    return choices[best], float(worth[best])
 
 
 def _gram_direction(representation: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 
-from distil_nlp.blocks import find_stacks
 from distil_nlp.errors import ModelError
 from distil_nlp.signals import Batch
-from distil_nlp.students.depth import kept_layers, shallower
+from distil_nlp.students.choice import Layers, choose_blocks
+from distil_nlp.students.depth import shallower
 from distil_nlp.students.width import narrower
 
 
@@ -17,7 +19,7 @@ def build_student(
     teacher: PreTrainedModel,
     *,
     num_layers: int | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Layers | None = None,
     decoder_layers: int | Sequence[int] | None = None,
     hidden_size: int | None = None,
     num_heads: int | None = None,
@@ -38,19 +40,22 @@ def build_student(
             not changed.
         num_layers: How many blocks to keep, at even distances, the last among them (2, 4, 6 for 3 of 6); of an
             encoder-decoder, that many of each.
-        layers: Which blocks to keep instead, numbered from 1, or from the end as -1.
-        decoder_layers: The same for the decoder of an encoder-decoder, where it differs: how many, or which. The cache
+        layers: Which blocks to keep instead, numbered from 1, or from the end as -1. Beside ``num_layers``, the rule by
+            which so many are chosen: ``"uniform"``, ``"first"``, ``"last"``, ``"skip"``, or ``"cka"``, those that stand
+            best for all (:func:`~distil_nlp.students.choose_blocks`), which needs ``batches``.
+        decoder_layers: For the decoder of an encoder-decoder, where it differs: how many, or which. The cache
             with which T5 generates has no place for a decoder that is deeper than the encoder.
         hidden_size: How many hidden channels to keep. Where the configuration has no ``head_dim``, it is a multiple of
             the width of a head.
         num_heads: How many heads to keep in each block, whole groups where heads share keys and values. It follows
             from ``hidden_size`` where the configuration has no ``head_dim``.
         intermediate_size: How many neurons of a feed-forward layer to keep.
-        batches: A few collated batches, on all of which activations show what is important; without them the size of
-            weights does.
+        batches: A few collated batches. On all of them activations show which parts are important; without them the
+            size of weights does.
 
     Raises:
-        ModelError: if nothing is asked for, for blocks that do not exist, and for sizes that the model cannot have.
+        ModelError: if nothing is asked for, for blocks or rules that do not exist, and for sizes that the model cannot
+            have.
 
     References:
         Sanh et al. (2019), arXiv:1910.01108, section 3: initialisation from the teacher's layers.
@@ -58,35 +63,24 @@ def build_student(
     """
     widths = {"hidden_size": hidden_size, "num_heads": num_heads, "intermediate_size": intermediate_size}
     narrow = any(size is not None for size in widths.values())
-    depth = [each for each in (num_layers, layers) if each is not None]
-    if len(depth) > 1 or not (depth or narrow or decoder_layers is not None):
+    deep = any(asked is not None for asked in (num_layers, layers, decoder_layers))
+    twice = num_layers is not None and layers is not None and not isinstance(layers, str)
+    if twice or not (deep or narrow):
         raise ModelError(
             "A student keeps some of its teacher's blocks, or some of their parts.",
             f"num_layers={num_layers}, layers={layers}.",
-            f"Give one of num_layers and layers, or a smaller size ({', '.join(widths)}).",
+            f"Give num_layers, or a list of layers, or a smaller size ({', '.join(widths)}).",
         )
-    kept = _kept(teacher, num_layers, layers, decoder_layers) if depth or decoder_layers is not None else {}
+    if any(map(is_traceable_wrapper_subclass, teacher.parameters())):
+        raise ModelError(
+            "A student takes over its teacher's weights.",
+            "Those of this teacher are quantized.",
+            "Make the student first, or of the checkpoint as it was before.",
+        )
+    if narrow and layers == "cka" and batches is not None:
+        batches = list(batches)  # they are read twice
+    depth: dict[str, Any] = {"num_layers": num_layers, "layers": layers, "decoder_layers": decoder_layers}
+    kept = choose_blocks(teacher, **depth, batches=batches) if deep else {}
     if narrow:
         teacher = narrower(teacher, **widths, batches=batches)
     return shallower(teacher, kept) if kept else teacher
-
-
-def _kept(
-    teacher: PreTrainedModel,
-    num_layers: int | None,
-    layers: Sequence[int] | None,
-    decoder_layers: int | Sequence[int] | None,
-) -> dict[str, list[int]]:
-    stacks = find_stacks(teacher)
-    kept = {field: kept_layers(blocks.num_layers, num_layers, layers) for field, blocks in stacks.items()}
-    if decoder_layers is None:
-        return kept
-    if len(stacks) == 1:
-        raise ModelError(
-            f"A student with decoder_layers={decoder_layers} was asked for.",
-            f"{type(teacher).__name__} has one stack of blocks.",
-            "Use num_layers or layers.",
-        )
-    field, decoder = list(stacks.items())[-1]
-    number, which = (decoder_layers, None) if isinstance(decoder_layers, int) else (None, decoder_layers)
-    return kept | {field: kept_layers(decoder.num_layers, number, which)}

@@ -10,8 +10,6 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from distil_nlp.blocks import Blocks, find_stacks
-from distil_nlp.errors import ModelError
-from distil_nlp.mapping import uniform_layers
 from distil_nlp.students.inherit import inherit, skeleton
 
 
@@ -37,31 +35,6 @@ def shallower(teacher: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> Pr
         needed = {name for name in expected - set(state) if name.startswith(first)}
         state |= {name: original[name] for name in needed & set(original)}
     return inherit(teacher, config, state)
-
-
-def kept_layers(total: int, num_layers: int | None, layers: Sequence[int] | None) -> list[int]:
-    """Which of a stack's blocks to keep: that many at even distances, these, or all.
-
-    Raises:
-        ModelError: for blocks that do not exist.
-    """
-    if layers is None:
-        num_layers = total if num_layers is None else num_layers
-        if not 1 <= num_layers <= total:
-            raise ModelError(
-                f"A student of {num_layers} blocks was asked for.",
-                f"The teacher has {total}.",
-                f"Ask for 1 to {total}.",
-            )
-        return uniform_layers(num_layers, total)
-    kept = [layer if layer > 0 else total + 1 + layer for layer in layers]
-    if not kept or any(layer == 0 for layer in layers) or not all(1 <= layer <= total for layer in kept):
-        raise ModelError(
-            f"The student is to keep the teacher's blocks {list(layers)}.",
-            f"The teacher has {total} blocks, numbered 1 to {total} (or -1 to -{total} from the end).",
-            "Correct the list.",
-        )
-    return kept
 
 
 def _shorten(config: PretrainedConfig, field: str, kept: Sequence[int]) -> None:

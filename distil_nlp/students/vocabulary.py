@@ -7,18 +7,16 @@ import difflib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
-import torch
-from tokenizers import Tokenizer
-from torch import nn
+from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.errors import DataError, ModelError
-from distil_nlp.students.inherit import changed_axes, inherit
+from distil_nlp.students.embeddings import embedding_rows, named_ids, trimmed_model
 from distil_nlp.students.segmentation import (
     Specification,
     always_needed,
@@ -28,7 +26,7 @@ from distil_nlp.students.segmentation import (
     vocabulary_of,
 )
 
-_MORE_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
+Text = str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class TrimmedVocabulary:
 def trim_vocabulary(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[str],
+    texts: Iterable[Text],
     *,
     min_count: int = 1,
     max_size: int | None = None,
@@ -79,7 +77,8 @@ def trim_vocabulary(
     Args:
         model: Any model with one vocabulary, teacher or student; it is not changed.
         tokenizer: Its fast tokenizer; it is not changed. What is returned is saved and loaded like it.
-        texts: The corpus. Texts of a pair are two texts.
+        texts: The corpus. Texts of a pair are two texts; a text that is tokenized word by word
+            (``is_split_into_words``) is a list of words.
         min_count: How often a token has to occur.
         max_size: The largest vocabulary, of the most frequent tokens.
         keep: More tokens to keep, as the tokenizer writes them.
@@ -99,11 +98,11 @@ def trim_vocabulary(
     known = set(vocabulary.values())
     kept.sort(key=lambda index: (index not in known, index))  # rows that the tokenizer has no token for come last
     return TrimmedVocabulary(
-        model=_trimmed_model(model, kept),
+        model=trimmed_model(model, kept),
         tokenizer=_trimmed_tokenizer(tokenizer, specification, kept),
         kept=kept,
         coverage=sum(counts[index] for index in kept) / sum(counts.values()),
-        old_tokens=_rows(model),
+        old_tokens=embedding_rows(model),
         old_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
 
@@ -121,7 +120,7 @@ def _specification(tokenizer: PreTrainedTokenizerBase) -> Specification:
 
 
 def _check_fits(model: PreTrainedModel, vocabulary: dict[str, int]) -> None:
-    highest, rows = max(vocabulary.values()), _rows(model)
+    highest, rows = max(vocabulary.values()), embedding_rows(model)
     if highest >= rows:
         raise ModelError(
             f"The vocabulary of {type(model).__name__} is to be trimmed.",
@@ -131,23 +130,21 @@ def _check_fits(model: PreTrainedModel, vocabulary: dict[str, int]) -> None:
 
 
 def _count(
-    tokenizer: PreTrainedTokenizerBase, specification: Specification, texts: Iterable[str]
+    tokenizer: PreTrainedTokenizerBase, specification: Specification, texts: Iterable[Text]
 ) -> tuple[Counter[int], set[str]]:
     """How often each id occurs in the corpus; and the pieces that WordPiece finds in words that are unknown to it."""
     counts: Counter[int] = Counter()
     pieces: set[str] = set()
-    model, normalizer = specification["model"], tokenizer.backend_tokenizer.normalizer
-    rest = iter(() if isinstance(texts, str) else texts)
-    while batch := list(islice(rest, 1000)):
-        encoded = tokenizer(batch, add_special_tokens=False, truncation=False, padding=False, verbose=False)
+    model = specification["model"]
+    for batch, words in _batches(texts):
+        encoded = tokenizer(
+            batch, add_special_tokens=False, truncation=False, padding=False, verbose=False, is_split_into_words=words
+        )
         for text, encoding in zip(batch, encoded.encodings, strict=True):
             counts.update(encoding.ids)
-            if model["type"] != "WordPiece" or model["unk_token"] not in encoding.tokens:
-                continue
-            for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True):
-                if token == model["unk_token"]:
-                    word = text[start:end] if normalizer is None else normalizer.normalize_str(text[start:end])
-                    pieces.update(greedy_pieces(word.strip(), specification))
+            if model["type"] == "WordPiece" and model["unk_token"] in encoding.tokens:
+                for word in _unknown_words(tokenizer, text, encoding, model["unk_token"]):
+                    pieces.update(greedy_pieces(word, specification))
     if not counts:
         raise DataError(
             "A vocabulary is trimmed to the tokens of a corpus.",
@@ -155,6 +152,22 @@ def _count(
             "Give a list of texts, such as those of the training data.",
         )
     return counts, pieces
+
+
+def _batches(texts: Iterable[Text]) -> Iterator[tuple[list[Text], bool]]:
+    """Some texts of one kind at a time, and whether they are lists of words."""
+    for words, alike in groupby(() if isinstance(texts, str) else texts, key=lambda text: not isinstance(text, str)):
+        while batch := list(islice(alike, 1000)):
+            yield batch, words
+
+
+def _unknown_words(tokenizer: PreTrainedTokenizerBase, text: Text, encoding: Encoding, unknown: str) -> Iterator[str]:
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    for token, (start, end), at in zip(encoding.tokens, encoding.offsets, encoding.word_ids, strict=True):
+        if token == unknown and at is not None:
+            within = text if isinstance(text, str) else text[at]
+            word = within[start:end] if normalizer is None else normalizer.normalize_str(within[start:end])
+            yield word.strip()
 
 
 def _known(keep: Iterable[str], vocabulary: dict[str, int]) -> set[str]:
@@ -172,21 +185,11 @@ def _known(keep: Iterable[str], vocabulary: dict[str, int]) -> set[str]:
 def _always_kept(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, specification: Specification, counts: Counter[int]
 ) -> set[int]:
-    rows, vocabulary = _rows(model), vocabulary_of(specification)
+    vocabulary = vocabulary_of(specification)
     used = {token for token, index in vocabulary.items() if index in counts}
     kept = {vocabulary[token] for token in always_needed(specification, used)}
     kept |= {token["id"] for token in specification["added_tokens"]} | set(tokenizer.all_special_ids)
-    configs = [
-        model.config,
-        model.config.get_text_config(),
-        *([model.generation_config] if model.can_generate() else []),
-    ]
-    for value in [value for config in configs for value in _ids_in(config).values()]:
-        kept |= {index for index in _flat(value) if 0 <= index < rows}
-    for module in model.modules():  # RoBERTa numbers positions from the padding id on, which must therefore stay
-        if "Position" in type(module).__name__ or (isinstance(module, nn.Embedding) and len(module.weight) != rows):
-            kept |= set(range((getattr(module, "padding_idx", None) or -1) + 1))
-    return kept
+    return kept | named_ids(model)
 
 
 def _choose(
@@ -212,54 +215,6 @@ def _choose(
     return sorted(chosen)
 
 
-def _trimmed_model(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
-    config, rows = copy.deepcopy(model.config), _rows(model)
-    config.get_text_config().vocab_size = len(kept)
-    new_ids = {old: new for new, old in enumerate(kept)}
-    for part in {id(each): each for each in (config, config.get_text_config())}.values():
-        _renumber(part, new_ids)
-    changed = changed_axes(model, config)
-    if not changed or set(changed.values()) != {rows}:
-        raise ModelError(
-            f"The vocabulary of {type(model).__name__} is to be trimmed.",
-            f"Its embedding has {rows} rows; what follows config.vocab_size is {sorted(changed)}.",
-            "Models with one vocabulary, whose size is config.vocab_size, are supported.",
-        )
-    state = model.state_dict()
-    for name, axis in changed:
-        state[name] = state[name].index_select(axis, torch.tensor(kept, device=state[name].device))
-    made: Any = inherit(model, config, state)
-    if model.can_generate():
-        _renumber(made.generation_config, new_ids)
-    built: PreTrainedModel = made.to(model.device, model.dtype)
-    return built
-
-
-def _rows(model: PreTrainedModel) -> int:
-    embedding: Any = model.get_input_embeddings()
-    return int(embedding.weight.shape[0])
-
-
-def _ids_in(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that name tokens by their ids: numbers, lists, or lists of lists."""
-    fields = {name: value for name, value in vars(config).items() if name.endswith("_token_id") or name in _MORE_IDS}
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _flat(value: Any) -> list[int]:
-    return [index for each in value for index in _flat(each)] if isinstance(value, list) else [value]
-
-
-def _renumber(config: Any, new_ids: dict[int, int]) -> None:
-    """Gives the tokens that a configuration names their new ids; ids of no token stay as they are."""
-
-    def renumbered(value: Any) -> Any:
-        return [renumbered(each) for each in value] if isinstance(value, list) else new_ids.get(value, value)
-
-    for name, value in _ids_in(config).items():
-        setattr(config, name, renumbered(value))
-
-
 def _trimmed_tokenizer(
     tokenizer: PreTrainedTokenizerBase, specification: Specification, kept: Sequence[int]
 ) -> PreTrainedTokenizerBase:
@@ -270,7 +225,7 @@ def _trimmed_tokenizer(
     with tempfile.TemporaryDirectory() as folder:
         made.save_pretrained(folder)
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    loaded.name_or_path = tokenizer.name_or_path
+    loaded.name_or_path = loaded.init_kwargs["name_or_path"] = tokenizer.name_or_path  # datasets hashes it
     expected = {token: new_ids[index] for token, index in tokenizer.get_vocab().items() if index in new_ids}
     if loaded.get_vocab() != expected or type(loaded) is not type(tokenizer):
         raise ModelError(
