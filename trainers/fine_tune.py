@@ -1,10 +1,10 @@
-"""Fine-tunes a recipe's teacher.
+"""Fine-tunes a recipe's teacher, or the members of its ensemble one after another.
 
     python trainers/fine_tune.py movie_sentiment
     python trainers/fine_tune.py movie_sentiment teacher.fine_tune.num_train_epochs=1 --output-dir runs/mine
     accelerate launch --multi_gpu --num_processes 2 trainers/fine_tune.py movie_sentiment
 
-The teacher ends up in OUTPUT_DIR/teacher, where `trainers/distill.py` and `distil-nlp distill` look for it.
+The teacher ends up in OUTPUT_DIR/teacher (members in teacher_1 and so on), where `trainers/distill.py` looks for it.
 """
 
 import argparse
@@ -25,25 +25,30 @@ options = parser.parse_args()
 # 1. The recipe: everything that can be wrong with it is said here.
 recipe = Recipe.load(options.recipe, options.overrides)
 folder = options.output_dir or Path("runs") / recipe.name
-if recipe.teacher.fine_tune is None:
+to_train = {name: member for name, member in recipe.teachers.items() if member.fine_tune is not None}
+if not to_train:
     parser.error(f"the teacher of '{recipe.name}' is fine-tuned already: give teacher.fine_tune to train it further")
 
-# 2. Its parts: data, tokenizer, and the pre-trained checkpoint with a fresh head.
+# 2. Its parts: data and tokenizer.
 parts = Assembly(recipe, progress=print)
-teacher = parts.pretrained()
 
-# 3. Training. Without a teacher of its own, a DistillationTrainer is a Trainer with exact item counts.
-trainer = parts.trainer(teacher, arguments=recipe.teacher.fine_tune, output_dir=folder / "checkpoints" / "teacher")
-if trainer.is_world_process_zero():
-    RunFolder(folder).describe(recipe)  # notes the recipe; checkpoints of another one are dropped
-trainer.accelerator.wait_for_everyone()
-trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
+for name, member in to_train.items():
+    # 3. The pre-trained checkpoint with a fresh head.
+    teacher, checkpoints = parts.teacher(member), folder / "checkpoints" / name
 
-# 4. Quality on rows that it was not trained on, and the checkpoint.
-if trainer.is_world_process_zero():
-    RunFolder(folder).save_model("teacher", teacher, parts.tokenizer, parts.task.companions(teacher))
-    shutil.rmtree(folder / "checkpoints" / "teacher", ignore_errors=True)
-    refuse_weak_teacher(parts, teacher)
-    metrics = parts.score(teacher, "validation")
-    print(f"{folder / 'teacher'}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    # 4. Training. Without a teacher of its own, a DistillationTrainer is a Trainer with exact item counts.
+    trainer = parts.trainer(teacher, arguments=member.fine_tune, output_dir=checkpoints, seed=member.seed)
+    if trainer.is_world_process_zero():
+        RunFolder(folder).describe(recipe)  # notes the recipe; checkpoints of another one are dropped
+    trainer.accelerator.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
+
+    # 5. Quality on rows that it was not trained on, and the checkpoint.
+    if trainer.is_world_process_zero():
+        RunFolder(folder).save_model(name, teacher, parts.tokenizer, parts.task.companions(teacher))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        refuse_weak_teacher(parts, teacher, name)
+        metrics = parts.score(teacher, "validation")
+        print(f"{folder / name}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()))
+    trainer.accelerator.wait_for_everyone()
 trainer.accelerator.end_training()

@@ -20,15 +20,17 @@ TRAINING_DEFAULTS = {
 }
 
 
-def make_training_arguments(recipe: Recipe, arguments: dict[str, Any], output_dir: Path) -> TrainingArguments:
-    """A section of the recipe as ``TrainingArguments``.
+def make_training_arguments(
+    recipe: Recipe, arguments: dict[str, Any], output_dir: Path, seed: int | None = None
+) -> TrainingArguments:
+    """A section of the recipe as ``TrainingArguments``, under its seed or another one.
 
     Raises:
         RecipeError: for arguments that do not go together, or that this machine cannot serve.
     """
     values = {**TRAINING_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **arguments}
     try:
-        return TrainingArguments(output_dir=str(output_dir), seed=recipe.seed, **values)
+        return TrainingArguments(output_dir=str(output_dir), seed=recipe.seed if seed is None else seed, **values)
     except (ValueError, ImportError) as error:
         raise RecipeError(
             "The training arguments do not go together, or not with this machine.",

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from distil_nlp.build.arguments import make_training_arguments
 from distil_nlp.build.augmentation import make_augmentation
 from distil_nlp.build.loss import make_objectives, make_schedules, make_weighting
 from distil_nlp.build.rows import ScoredRows
+from distil_nlp.build.teaching import make_guide, quantized
 from distil_nlp.data.align import check_same_tokenizer, check_tokenizer_fits
 from distil_nlp.data.augment import Augmentation
-from distil_nlp.data.student_rows import StudentRows, student_rows
+from distil_nlp.data.student_rows import StudentRows, new_copies, student_rows, unlabelled_rows
 from distil_nlp.errors import ModelError
 from distil_nlp.mapping import LayerMapping
 from distil_nlp.objectives import LayerObjective, Objective
 from distil_nlp.recipe.sections import WIDTHS, ModelReference
-from distil_nlp.students import add_lora, build_student
+from distil_nlp.recipe.teachers import MemberSection
+from distil_nlp.students import add_lora, build_student, choose_blocks, trim_vocabulary
+from distil_nlp.students.labels import with_labels
 from distil_nlp.teachers import ModelTeacher, Teacher
 from distil_nlp.training import DistillationTrainer, choose_layers
 
 logger = logging.getLogger(__name__)
 
-IMPORTANCE_BATCHES = 16  # of 16 rows, on which a narrower student's parts are chosen
+MEMBERS = ("teacher", "other member of the ensemble")
+FIRST_BATCHES = 16  # of 16 rows, on which a student's layers and their parts are chosen
 
 
 class Assembly(ScoredRows):
@@ -38,6 +43,22 @@ class Assembly(ScoredRows):
         recipe: The recipe.
         progress: Called with one line for each step that takes time.
     """
+
+    def for_student(self, teacher: PreTrainedModel, copies: Dataset | None) -> Assembly:
+        """The parts in the student's vocabulary, if it has one of its own: the tokens that its training texts use.
+
+        Args:
+            teacher: The teacher.
+            copies: What :meth:`copies` gives, which the student is trained on, too.
+        """
+        section = self.recipe.student.vocabulary
+        if section is None:
+            return self
+        rows = [self.data.splits["train"], *unlabelled_rows(self.data.splits, copies)]
+        texts = chain.from_iterable(self.task.corpus(each, self.tokenizer) for each in rows)
+        trimmed = trim_vocabulary(teacher, self.tokenizer, texts, **section.model_dump())
+        self.progress(str(trimmed))
+        return self.in_vocabulary(trimmed.tokenizer)
 
     # ---- models ----
 
@@ -52,23 +73,49 @@ class Assembly(ScoredRows):
             )
         return self._load(reference)
 
-    def given_teacher(self) -> PreTrainedModel:
-        """The teacher as the recipe names it, which must be fine-tuned already and know the data's labels."""
-        teacher = self._load(self.recipe.teacher, keep_head=True)
-        self.task.fit_teacher(teacher, self.label_names)
+    def teacher(self, member: MemberSection) -> PreTrainedModel:
+        """One of ``recipe.teachers``: before its fine-tuning, or as it is given, which then fits the data.
+
+        The members of an ensemble may know some of the data's labels, in an order of their own.
+        """
+        alone = self.recipe.teacher.ensemble is None
+        if not alone:
+            check_same_tokenizer(self.whole.tokenizer, self._loader.tokenizer(member), roles=MEMBERS)
+        if member.fine_tune is not None:
+            return self._load(member)
+        teacher = self._load(member, keep_head=True)
+        self.task.fit_teacher(teacher, self.label_names if alone else None)
         return teacher
 
     def student(self, teacher: PreTrainedModel) -> PreTrainedModel:
-        """The student before its first step."""
+        """The student before its first step.
+
+        Args:
+            teacher: The teacher, in the vocabulary of these parts (:meth:`trimmed`).
+        """
         section = self.recipe.student
+        if section.vocabulary is not None and self.whole is self:
+            raise ModelError(
+                "The student is to have a vocabulary of its own.",
+                "These are the parts in the teacher's.",
+                "Use parts.for_student(teacher, parts.copies(teacher)), and of that .trimmed(teacher).",
+            )
         if section.model is not None:
             reference = ModelReference(model=section.model, sha256=section.sha256, revision=section.revision)
-            check_same_tokenizer(self.tokenizer, self._loader.tokenizer(reference))
+            check_same_tokenizer(self.whole.tokenizer, self._loader.tokenizer(reference))
             student = self._load(reference)
         else:
-            student = self.smaller(teacher if section.start == "teacher" else self.pretrained())
+            student = self.smaller(self.labelled(teacher) if section.start == "teacher" else self.pretrained())
         self.task.check_student(student, teacher)
         return self._with_adapters(student)
+
+    def guide(self, teachers: Mapping[str, PreTrainedModel]) -> PreTrainedModel | Teacher:
+        """What the student is taught by: the mean of all teachers; of one model, itself. Some may be quantized now."""
+        return make_guide(self.recipe, quantized(self.recipe, teachers), self.label_names)
+
+    def labelled(self, teacher: PreTrainedModel) -> PreTrainedModel:
+        """A teacher whose head gives the data's labels in their order: the first of an ensemble may know others."""
+        return teacher if self.label_names is None else with_labels(teacher, self.label_names)
 
     def control(self, name: str, teacher: PreTrainedModel) -> PreTrainedModel:
         """A control before its first step: the student's architecture, from one of two starts."""
@@ -84,10 +131,16 @@ class Assembly(ScoredRows):
     def smaller(self, model: PreTrainedModel) -> PreTrainedModel:
         """The student's layers of a model, and of these the parts that are important on some training rows."""
         section = self.recipe.student
+        depth = {key: getattr(section, key) for key in ("num_layers", "layers", "decoder_layers")}
         sizes = {key: size for key in WIDTHS if (size := getattr(section, key)) is not None}
+        by_similarity = section.layers == "cka"
         set_seed(self.recipe.seed)  # what is random about batches
-        batches = islice(self._train_batches(), IMPORTANCE_BATCHES) if sizes else None
-        return build_student(model, num_layers=section.num_layers, layers=section.layers, **sizes, batches=batches)
+        batches = list(islice(self._train_batches(), FIRST_BATCHES)) if sizes or by_similarity else None
+        if by_similarity:
+            kept = list(choose_blocks(model, **depth, batches=batches).values())
+            depth = {"layers": kept[0], "decoder_layers": kept[1] if len(kept) > 1 else None}
+            self.progress("layers kept, which stand best for all: " + " and ".join(map(str, kept)))
+        return build_student(model, **depth, **sizes, batches=batches)
 
     def _train_batches(self) -> Iterator[dict[str, Any]]:
         """Batches of 16 training rows, in an order that the seed decides."""
@@ -104,7 +157,8 @@ class Assembly(ScoredRows):
     def score(self, model: PreTrainedModel, split: str) -> dict[str, float]:
         """A model's metrics on a split."""
         if self.task.scored_by_teacher:
-            references = self.predictions(self.outputs(self.given_teacher(), split), split)
+            [teacher] = map(self.whole.teacher, self.recipe.teachers.values())
+            references = self.whole.predictions(self.whole.outputs(teacher, split), split)
         else:
             references = self.references(split)
         return self.metrics(self.predictions(self.outputs(model, split), split), references)
@@ -116,16 +170,17 @@ class Assembly(ScoredRows):
         else:
             arguments = self.task.model_kwargs(self.label_names)
             arguments["ignore_mismatched_sizes"] = bool(arguments)  # of a head that other labels had
-        set_seed(self.recipe.seed)  # the head's first weights
-        model = self._loader.model(reference, self.task.auto_class, **arguments)
+        set_seed(getattr(reference, "seed", self.recipe.seed))  # the head's first weights
+        load = self._loader.fine_tuned if keep_head else self._loader.model
+        model = load(reference, self.task.auto_class, **arguments)
         if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.tokenizer.pad_token_id
+            model.config.pad_token_id = self.whole.tokenizer.pad_token_id
         bench, key = self.recipe.bench, "bench.sequence_length"
         written = {f"{key} + bench.new_tokens": bench.sequence_length + bench.new_tokens}
         timed = written if self.recipe.task.decoding else {key: bench.sequence_length}
         for key, length in {**self.task.lengths, **timed}.items():
-            check_tokenizer_fits(self.tokenizer, model.config, max_length=length, key=key)
-        return model
+            check_tokenizer_fits(self.whole.tokenizer, model.config, max_length=length, key=key)
+        return self.trimmed(model)
 
     # ---- training ----
 
@@ -166,12 +221,15 @@ class Assembly(ScoredRows):
         """How copies of the training rows are made for the student; None for none."""
         return make_augmentation(self.recipe, self._loader, tokenizer=self.tokenizer, teacher=teacher)
 
-    def student_rows(self, teacher: PreTrainedModel, folder: Path) -> StudentRows:
+    def copies(self, teacher: PreTrainedModel) -> Dataset | None:
+        """Clean copies of the training rows with other words, for the student alone; None for none."""
+        how = self.augmentation(teacher)
+        return None if how is None else new_copies(self.task, self.data.splits, how, self.progress)
+
+    def student_rows(self, teacher: PreTrainedModel, copies: Dataset | None, folder: Path) -> StudentRows:
         """All rows that the student is trained on: the labelled ones, and those that its teacher alone labels."""
-        labelled, how = self.distilled_rows(teacher, folder), self.augmentation(teacher)
-        return student_rows(
-            self.task, self.data.splits, labelled, tokenizer=self.tokenizer, how=how, progress=self.progress
-        )
+        labelled = self.distilled_rows(teacher, folder)
+        return student_rows(self.task, self.data.splits, labelled, tokenizer=self.tokenizer, copies=copies)
 
     def distilled_rows(self, teacher: PreTrainedModel, folder: Path) -> Any:
         """The training rows as the student learns them; what the teacher is asked for is kept in the run's folder."""
@@ -186,9 +244,11 @@ class Assembly(ScoredRows):
                 batch_size=self.recipe.evaluation.batch_size,
             )
 
-    def training_arguments(self, arguments: dict[str, Any], output_dir: Path) -> TrainingArguments:
-        """A section of the recipe as ``TrainingArguments``."""
-        return make_training_arguments(self.recipe, arguments, output_dir)
+    def training_arguments(
+        self, arguments: dict[str, Any], output_dir: Path, seed: int | None = None
+    ) -> TrainingArguments:
+        """A section of the recipe as ``TrainingArguments``, under its seed or another one."""
+        return make_training_arguments(self.recipe, arguments, output_dir, seed)
 
     def trainer(
         self,
@@ -198,6 +258,7 @@ class Assembly(ScoredRows):
         output_dir: Path,
         teacher: PreTrainedModel | Teacher | None = None,
         rows: Any = None,
+        seed: int | None = None,
         **loss: Any,
     ) -> DistillationTrainer:
         """A trainer on the recipe's rows; without a teacher it fine-tunes.
@@ -208,13 +269,14 @@ class Assembly(ScoredRows):
             output_dir: Where checkpoints go.
             teacher: The teacher.
             rows: Tokenized rows to train on; the recipe's if None.
+            seed: Of what is random; the recipe's if None.
             **loss: What :meth:`loss` gives, or ``objectives``.
         """
         return DistillationTrainer(
             model=model,
             teacher=teacher,
             **loss,
-            args=self.training_arguments(arguments, output_dir),
+            args=self.training_arguments(arguments, output_dir, seed),
             train_dataset=self.rows["train"] if rows is None else rows,
             eval_dataset=self.rows["validation"],
             processing_class=self.tokenizer,

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.build.loading import Loader
+from distil_nlp.build.teaching import by_data_labels
 from distil_nlp.data.load import TaskData, load_task_data
 from distil_nlp.data.tasks import TASKS, Forward, Outputs, Task
 from distil_nlp.evaluation.metrics import compute_metrics
-from distil_nlp.evaluation.quality import PaddedBatches
-from distil_nlp.export import torch_forward
+from distil_nlp.evaluation.quality import PaddedBatches, TorchPredictor, teacher_forward
+from distil_nlp.export import OnnxModel
 from distil_nlp.recipe import Recipe
+from distil_nlp.students import trim_embeddings
+from distil_nlp.teachers import Teacher
 
 logger = logging.getLogger(__name__)
+
+Parts = TypeVar("Parts", bound="ScoredRows")
 
 
 class ScoredRows:
@@ -32,6 +39,7 @@ class ScoredRows:
     def __init__(self, recipe: Recipe, progress: Callable[[str], None] = logger.info) -> None:
         self.recipe, self.progress = recipe, progress
         self._loader = Loader(progress)
+        self._whole: ScoredRows | None = None
 
     @cached_property
     def task(self) -> Task:
@@ -50,8 +58,25 @@ class ScoredRows:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer, which is the student's too."""
+        """The teacher's tokenizer, which is the student's too, unless this has a vocabulary of its own."""
         return self._loader.tokenizer(self.recipe.teacher)
+
+    @property
+    def whole(self: Parts) -> Parts:
+        """The parts in the teacher's vocabulary: these themselves, unless they were made :meth:`in_vocabulary`."""
+        return self._whole or self  # type: ignore[return-value]
+
+    def in_vocabulary(self: Parts, tokenizer: PreTrainedTokenizerBase) -> Parts:
+        """The same parts in the vocabulary of a trimmed tokenizer, which cuts the rows and whose tokens models have."""
+        _ = self.data  # which is read once for both
+        parts = copy.copy(self)
+        parts.__dict__.pop("rows", None)
+        parts.tokenizer, parts._whole = tokenizer, self.whole
+        return parts
+
+    def trimmed(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A model of the teacher's vocabulary in that of these parts."""
+        return model if self.whole is self else trim_embeddings(model, self.whole.tokenizer, self.tokenizer)
 
     @cached_property
     def rows(self) -> dict[str, Any]:
@@ -63,13 +88,17 @@ class ScoredRows:
         collator = self.task.collator(self.tokenizer, train=False)
         return PaddedBatches(rows, collator, batch_size=self.recipe.evaluation.batch_size, description=description)
 
-    def outputs(self, model: PreTrainedModel, split: str) -> Outputs:
+    def outputs(self, model: PreTrainedModel | Teacher, split: str) -> Outputs:
         """What scoring keeps of a model's outputs on a split."""
         return self.batches(self.rows[split]).outputs(self.forward(model), self.task.keep)
 
-    def forward(self, model: PreTrainedModel) -> Forward:
-        """A model as a function from padded batches to what scoring keeps something of."""
-        return self.task.forward(model.eval(), self.tokenizer) or torch_forward(model.eval())
+    def forward(self, model: PreTrainedModel | Teacher | OnnxModel) -> Forward:
+        """A model, or several as one, as a function from padded batches to what scoring keeps something of."""
+        if isinstance(model, OnnxModel):
+            return self.task.forward(model, self.tokenizer)
+        if not isinstance(model, nn.Module):
+            return teacher_forward(model)
+        return by_data_labels(self.task.forward(TorchPredictor(model), self.tokenizer), model, self.label_names)
 
     def predictions(self, outputs: Outputs, split: str) -> Any:
         """What the metrics take of a model's outputs on a split."""
@@ -87,7 +116,10 @@ class ScoredRows:
     @cached_property
     def metrics(self) -> Callable[[Any, Any], dict[str, float]]:
         """From predictions and references to the value of each metric."""
-        return compute_metrics(self.metric_names, takes=self.task.predicts, label_names=self.label_names)
+        right = None if self.task.scored_by_teacher else partial(self.references, "test")
+        return compute_metrics(
+            self.metric_names, takes=self.task.predicts, label_names=self.label_names, references=right
+        )
 
     def validation_metrics(self, prediction: Any) -> dict[str, float]:
         """The metrics while transformers evaluates, where a row has one prediction."""

@@ -76,10 +76,12 @@ def _unquoted(text: str) -> list[str]:
 
 
 def _walk(model: type[BaseModel], path: KeyPath) -> tuple[KeyPath, type[BaseModel]]:
-    """The keys of a pydantic path, and the innermost section; the names of kinds of sections are no keys."""
+    """The keys of a pydantic path, and the innermost section; names of kinds of sections and values are no keys."""
     keys: list[str] = []
     kinds: dict[str, type[BaseModel]] = {}
     for key in path:
+        if key.startswith("("):  # a kind of value
+            continue
         if key in kinds:
             model, kinds = kinds[key], {}
             continue

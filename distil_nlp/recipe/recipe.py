@@ -19,19 +19,20 @@ from distil_nlp.recipe import yaml as recipe_yaml
 from distil_nlp.recipe.arguments import check_training_arguments
 from distil_nlp.recipe.errors import FaultError, explain
 from distil_nlp.recipe.sections import (
-    WIDTHS,
+    PARTS,
     BenchSection,
     EvaluationSection,
     ExportSection,
     ModelReference,
     Section,
+    Seed,
     StudentSection,
-    TeacherSection,
     WeightingSection,
     folder_name,
     unique,
 )
 from distil_nlp.recipe.tasks import AnyTaskSection
+from distil_nlp.recipe.teachers import MemberSection, TeacherSection
 
 # Setting the key by an override drops what a recipe says in its place, or about its former value.
 _REPLACES = {
@@ -39,13 +40,21 @@ _REPLACES = {
     "teacher.model": ("teacher.sha256", "teacher.revision", "teacher.gguf_file", "teacher.base"),
     "student.num_layers": ("student.layers", "student.model", "student.sha256", "student.revision"),
     "student.layers": ("student.num_layers", "student.model", "student.sha256", "student.revision"),
-    **{f"student.{key}": ("student.model", "student.sha256", "student.revision") for key in WIDTHS},
+    **{f"student.{key}": ("student.model", "student.sha256", "student.revision") for key in PARTS},
     "student.model": (
-        *(f"student.{key}" for key in ("num_layers", "layers", *WIDTHS)),
+        *(f"student.{key}" for key in ("num_layers", "layers", *PARTS)),
         "student.sha256",
         "student.revision",
     ),
 }
+
+
+def _replaced(key: str, data: dict[str, Any]) -> tuple[str, ...]:
+    student = data.get("student")
+    if isinstance(student, dict) and isinstance(student.get("layers"), str):  # a rule, beside which there is a number
+        together = {"student.num_layers", "student.layers"}
+        return tuple(other for other in _REPLACES.get(key, ()) if {key, other} != together)
+    return _REPLACES.get(key, ())
 
 
 def _names_of_controls(value: Any) -> Any:
@@ -69,7 +78,7 @@ class Recipe(Section):
     """
 
     name: Annotated[str, AfterValidator(folder_name)]
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
+    seed: Seed = 42
     task: AnyTaskSection
     teacher: TeacherSection
     student: StudentSection
@@ -101,16 +110,51 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_ensemble(self) -> Recipe:
+        if self.teacher.ensemble is not None and not self.task.averaged:
+            found = f"The predictions of several models of {self.task.name} cannot be averaged."
+            raise FaultError(found, "Leave it out.", key="teacher.ensemble")
+        members = list(self.teachers.values())
+        for number, member in enumerate(members):
+            if member in members[:number]:
+                found = f"All that is said of it is also said of teacher_{1 + members.index(member)}."
+                raise FaultError(found, "Give it another `seed`.", key=f"teacher.ensemble.members.{number - 1}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Recipe:
+        if getattr(self.task, "group", None) is None:
+            return self
+        sections = {"training": self.training, "teacher.fine_tune": self.teacher.fine_tune}
+        for number, member in enumerate(self.teacher.ensemble.members if self.teacher.ensemble else ()):
+            sections[f"teacher.ensemble.members.{number}.fine_tune"] = member.fine_tune
+        for section, arguments in sections.items():
+            strategy = (arguments or {}).get("train_sampling_strategy", "random")
+            if strategy != "random":
+                found = f"It is {strategy}, and the rows of a group (`task.group`) come side by side, groups at random."
+                raise FaultError(found, "Leave it out.", key=f"{section}.train_sampling_strategy")
+        return self
+
+    @model_validator(mode="after")
+    def _check_decoder(self) -> Recipe:
+        if self.student.decoder_layers is not None and not self.task.encoder_decoder:
+            found = f"Models of {self.task.name} have one stack of layers."
+            raise FaultError(found, "Use num_layers or layers.", key="student.decoder_layers")
+        return self
+
+    @model_validator(mode="after")
     def _check_export(self) -> Recipe:
-        if self.export is not None and not self.task.exportable:
-            raise FaultError(
-                f"Students of {self.task.name} cannot be exported to ONNX yet: each of their parts needs a graph.",
-                "Leave `export` out, or write `export: null`.",
-                key="export",
-            )
-        if self.export is not None and self.export.cache is not None and not self.task.decoding:
+        if self.export is None:
+            return self
+        if self.export.cache is not None and not self.task.decoding:
             found = f"Models of {self.task.name} do not write token by token, so there is nothing to keep."
             raise FaultError(found, "Leave it out.", key="export.cache")
+        if self.export.backend == "native" and self.task.encoder_decoder:
+            found = f"The backend 'native' makes one graph, and models of {self.task.name} need one for each part."
+            raise FaultError(found, "Use backend: optimum.", key="export.backend")
+        if self.task.num_beams > 1:
+            found = "Exports take the likeliest token each time, and could not be compared with the student."
+            raise FaultError(found, "Use 1, or leave `export` out.", key="task.generate.num_beams")
         return self
 
     @model_validator(mode="after")
@@ -142,7 +186,7 @@ class Recipe(Section):
             source = dataclasses.replace(source, code_folder=file.parent.resolve())
         keys = [recipe_yaml.override(data, source, text) for text in overrides]
         for key in keys:
-            for section, _, replaced in (other.partition(".") for other in _REPLACES.get(key, ())):
+            for section, _, replaced in (other.partition(".") for other in _replaced(key, data)):
                 if f"{section}.{replaced}" not in keys and isinstance(data[section], dict):
                     data[section].pop(replaced, None)
         if data.get("name") is None:
@@ -154,7 +198,15 @@ class Recipe(Section):
         recipe._source = source
         check_training_arguments(recipe.training, source, ("training",))
         check_training_arguments(recipe.teacher.fine_tune or {}, source, ("teacher", "fine_tune"))
+        for number, member in enumerate(recipe.teacher.ensemble.members if recipe.teacher.ensemble else ()):
+            place = ("teacher", "ensemble", "members", str(number), "fine_tune")
+            check_training_arguments(member.fine_tune or {}, source, place)
         return recipe
+
+    @property
+    def teachers(self) -> dict[str, MemberSection]:
+        """Every model that teaches, by its name in the run, with all that is said of it; the first makes students."""
+        return self.teacher.models(self.seed)
 
     @property
     def pretrained(self) -> ModelReference | None:

@@ -24,7 +24,7 @@ Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 
 
 class UnlabelledSection(Section):
-    """Text without labels: a reference as a task's ``dataset`` is, and which split of it."""
+    """Text without labels: a reference as a task's ``dataset`` is, and where in it the texts are."""
 
     dataset: Word
     config: Word | None = None
@@ -32,6 +32,7 @@ class UnlabelledSection(Section):
     sha256: Sha256 | None = None
     encoding: Encoding = "utf-8"
     split: Word | None = None
+    columns: dict[str, Word] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_dataset(self) -> UnlabelledSection:

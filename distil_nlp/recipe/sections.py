@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from distil_nlp.errors import UnresolvedReferenceError
 from distil_nlp.recipe.errors import FaultError
 from distil_nlp.wheels import SCHEME, WheelMember
 
 WIDTHS = ("hidden_size", "num_heads", "intermediate_size")
+PARTS = ("decoder_layers", *WIDTHS)  # of the teacher, beside some of its layers or in their place
 WEIGHTINGS: dict[str, dict[str, Any]] = {  # parameters and their defaults
     "uncertainty": {"learning_rate": 0.01},
     "grad_norm": {"alpha": 1.5, "every": 10, "rate": 0.2},
@@ -63,6 +73,7 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(unique)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Sha256 = Annotated[str, AfterValidator(_hash)]
 Word = Annotated[str, Field(min_length=1)]
 
@@ -86,29 +97,6 @@ class ModelReference(Section):
         return self
 
 
-def _reference(value: Any) -> Any:
-    return {"model": value} if isinstance(value, str) else value
-
-
-class StoreSection(Section):
-    """Where the teacher's outputs are stored, how many of its logits, how precisely, and in how much space."""
-
-    folder: Word | None = None
-    top_k: Count | None = None
-    dtype: Literal["float32", "float16", "int8"] = "float32"
-    budget_mb: Positive = 10_000.0
-
-
-class TeacherSection(ModelReference):
-    """The teacher: fine-tuned here (``fine_tune``), or already (``base`` is what it was fine-tuned from)."""
-
-    gguf_file: Word | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    fine_tune: dict[str, Any] | None = None
-    base: Annotated[ModelReference | None, BeforeValidator(_reference)] = None
-    store: StoreSection | None = None
-
-
 class LoraSection(Section):
     """Low-rank adapters that are trained instead of all weights, and merged when the student is saved."""
 
@@ -118,29 +106,62 @@ class LoraSection(Section):
     target_modules: Annotated[tuple[Word, ...], Field(min_length=1), AfterValidator(unique)] | None = None
 
 
+class VocabularySection(Section):
+    """Of which tokens a student's vocabulary is made: those of its training texts, by how often they occur there."""
+
+    min_count: Count = 1
+    max_size: Count | None = None
+    keep: Annotated[tuple[Word, ...], AfterValidator(unique)] = ()
+
+
+def _of_the_task(value: Any) -> Any:
+    if isinstance(value, str) and value != "task":
+        raise FaultError(f"It is {value!r}.", "Write task, or the keys of the section, as {min_count: 2}.")
+    return {} if value == "task" else value
+
+
+def _is_rule(value: Any) -> str:
+    return "(rule)" if isinstance(value, str) else "(list)"
+
+
+def _is_number(value: Any) -> str:
+    return "(number)" if isinstance(value, int) else "(list)"
+
+
+Rule = Literal["uniform", "first", "last", "skip", "cka"]
+Layers = Annotated[Annotated[Rule, Tag("(rule)")] | Annotated[Counts, Tag("(list)")], Discriminator(_is_rule)]
+Depth = Annotated[Annotated[Count, Tag("(number)")] | Annotated[Counts, Tag("(list)")], Discriminator(_is_number)]
+
+
 class StudentSection(Section):
-    """The student: some of the teacher's layers, by number or by how many, and parts of these; or a checkpoint."""
+    """The student: some of the teacher's layers, by number or by rule, parts of these, and tokens; or a checkpoint."""
 
     num_layers: Count | None = None
-    layers: Counts | None = None
+    layers: Layers | None = None
+    decoder_layers: Depth | None = None
     hidden_size: Count | None = None
     num_heads: Count | None = None
     intermediate_size: Count | None = None
     model: Word | None = None
     sha256: Sha256 | None = None
     revision: Word | None = None
+    vocabulary: Annotated[VocabularySection | None, BeforeValidator(_of_the_task)] = None
     start: Literal["teacher", "pretrained"] = "teacher"
     lora: LoraSection | None = None
 
     @model_validator(mode="after")
     def _check(self) -> StudentSection:
-        given = [key for key in ("num_layers", "layers", "model") if getattr(self, key) is not None]
-        widths = [key for key in WIDTHS if getattr(self, key) is not None]
-        if len(given) > 1 or not (given or widths) or (widths and self.model):
-            given += widths
+        by_rule = isinstance(self.layers, str)
+        if by_rule and self.num_layers is None and self.model is None:
+            raise FaultError(f"{self.layers} says which, and not how many.", "Give num_layers beside it.", key="layers")
+        depth = [key for key in ("num_layers", "layers", "model") if getattr(self, key) is not None]
+        given = [key for key in depth if key != "layers" or not by_rule]
+        others = [key for key in PARTS if getattr(self, key) is not None]
+        if len(given) > 1 or not (given or others) or (self.model and (others or by_rule)):
+            given = depth + others
             found = f"It has {' and '.join(given) or 'none of them'}."
-            sizes = ", ".join(WIDTHS)
-            fix = f"Give exactly one of num_layers, layers and model; beside or in place of the former, {sizes}."
+            parts = ", ".join(PARTS)
+            fix = f"Give exactly one of num_layers, layers and model; beside or in place of the former, {parts}."
             raise FaultError(found, fix, key=given[-1] if given else "")
         check_hash("model", self.model, self.sha256)
         return self

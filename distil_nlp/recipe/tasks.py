@@ -45,18 +45,20 @@ class TaskSection(Section):
     """What is learned, and from which rows; ``config`` and ``revision`` are for data on the Hub.
 
     Empty ``metrics`` stands for the task's own. Where rows are not ``labelled`` only a teacher says what is right.
-    A student may have further rows without labels where the task ``takes_unlabelled`` ones, and copies by the methods
-    that it is ``augmented_by``. Where ``pretrained_suffices`` models come pre-trained for the very task, head and all.
-    Students of tasks that are not ``exportable`` stay PyTorch models. Those of ``decoding`` tasks are decoders, which
-    write on from what they read.
+    The keys in ``text_keys`` name columns with texts: a student may have further rows that have these and no labels,
+    and copies by the methods that the task is ``augmented_by``. Where ``pretrained_suffices`` models come pre-trained
+    for the very task, head and all. Students of ``decoding`` tasks are decoders, which write on from what they read, in
+    ``num_beams`` at a time where texts are scored; those of ``encoder_decoder`` ones have two stacks of layers. Where
+    models can be scored by the mean of their predictions these are ``averaged`` for an ensemble of teachers.
     """
 
     labelled: ClassVar[bool] = True
-    takes_unlabelled: ClassVar[bool] = False
+    text_keys: ClassVar[tuple[str, ...]] = ()
     augmented_by: ClassVar[tuple[str, ...]] = ()
     pretrained_suffices: ClassVar[bool] = False
-    exportable: ClassVar[bool] = True
     decoding: ClassVar[bool] = False
+    encoder_decoder: ClassVar[bool] = False
+    averaged: ClassVar[bool] = True
 
     name: Word
     dataset: Word
@@ -73,6 +75,11 @@ class TaskSection(Section):
     unlabelled: Annotated[UnlabelledSection | None, BeforeValidator(_dataset)] = None
     augment: AugmentSection | None = None
 
+    @property
+    def num_beams(self) -> int:
+        """Width of the beam search by which texts are written to be scored."""
+        return 1
+
     @model_validator(mode="after")
     def _check_dataset(self) -> TaskSection:
         check_hash("dataset", self.dataset, self.sha256)
@@ -80,9 +87,13 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _check_student_rows(self) -> TaskSection:
-        if self.unlabelled is not None and not self.takes_unlabelled:
+        if self.unlabelled is not None and not self.text_keys:
             found = f"A student of {self.name} cannot have rows that its teacher alone labels."
             raise FaultError(found, "Leave it out.", key="unlabelled")
+        for key in self.unlabelled.columns if self.unlabelled else {}:
+            if key not in self.text_keys:
+                fix = f"{near_match(key, self.text_keys)} Write {{ours: theirs}}."
+                raise FaultError(f"It names the column of '{key}'.", fix, key="unlabelled.columns")
         unfit = [method for method in self.augment.methods if method not in self.augmented_by] if self.augment else []
         if unfit and not self.augmented_by:
             found = f"There are no methods for texts of {self.name}."
@@ -96,7 +107,7 @@ class TaskSection(Section):
 class TextClassificationSection(TaskSection):
     """One label a row (``classes`` makes them of other values), a list of labels, or a number."""
 
-    takes_unlabelled = True
+    text_keys = ("text", "text_pair")
     augmented_by = ("mask", "ngram", "neighbours", "masked_lm")
 
     name: Literal["text-classification"]
@@ -105,6 +116,14 @@ class TextClassificationSection(TaskSection):
     text_pair: Word | None = None
     label: Word = "label"
     classes: Annotated[dict[str, Word], Field(min_length=2), BeforeValidator(_named)] | None = None
+    group: Word | None = None
+
+    @model_validator(mode="after")
+    def _check_group(self) -> TextClassificationSection:
+        if self.group is not None and (self.unlabelled is not None or self.augment is not None):
+            found = "Rows that the teacher alone labels (unlabelled, augment) belong to none."
+            raise FaultError(found, "Leave out `group`, or these rows.", key="group")
+        return self
 
     @model_validator(mode="after")
     def _check_classes(self) -> TextClassificationSection:
@@ -120,7 +139,7 @@ class TextClassificationSection(TaskSection):
 class TokenClassificationSection(TaskSection):
     """A tag for each word; ``tokens`` and ``tags`` are columns of lists."""
 
-    takes_unlabelled = True
+    text_keys = ("tokens",)
     augmented_by = ("mask", "neighbours", "masked_lm")
 
     name: Literal["token-classification"]
@@ -135,7 +154,8 @@ class FeatureExtractionSection(TaskSection):
     """
 
     labelled = False
-    takes_unlabelled = True
+    averaged = False  # embeddings of two models have nothing in common
+    text_keys = ("text",)  # further text need not come in pairs
     augmented_by = ("mask", "ngram", "neighbours", "masked_lm")
 
     name: Literal["feature-extraction"]
@@ -243,8 +263,9 @@ class GenerateSection(Section):
 class Text2TextGenerationSection(TaskSection):
     """A ``target`` text for each ``source``; the student learns the data's, or those that its teacher writes."""
 
-    exportable: ClassVar[bool] = False
     decoding: ClassVar[bool] = True
+    encoder_decoder: ClassVar[bool] = True
+    averaged: ClassVar[bool] = False  # texts are scored, and each model writes its own
 
     name: Literal["text2text-generation"]
     source: Word = "source"
@@ -254,6 +275,11 @@ class Text2TextGenerationSection(TaskSection):
     generate: GenerateSection = GenerateSection()
     targets: Literal["data", "teacher"] = "data"
     target_beams: Count = 5
+
+    @property
+    def num_beams(self) -> int:
+        """As :attr:`generate` has it."""
+        return self.generate.num_beams
 
 
 AnyTaskSection = Annotated[

@@ -33,7 +33,7 @@ def size_quality_svg(ledger: Json, *, standalone: bool = False) -> Markup | None
     whiskers = [_whisker_box(row, x, up) for row, (x, _) in zip(rows, points, strict=True)]
     captions = [(str(row["label"]), numbers.score(row["metrics"][metric])) for row in rows]
     widths = [text_width(f"{name} {value}") for name, value in captions]
-    level = [_level(up(row["metrics"][metric])) for row in rows if row["kind"] == "teacher"]
+    level = [_level(up(row["metrics"][metric])) for row in rows if row["name"] == "teacher"]
     placed = place_labels(points, widths, [*level, *(box for box in whiskers if box)], PLOT, RADIUS)
     picture = join(
         _frame(across, up, metric),

@@ -26,7 +26,8 @@ STAGES = ("teach", "distill", "control", "evaluate", "export", "bench", "report"
 # The first stage whose result a section of the recipe decides, or a key of it.
 FIRST_STAGE = {
     **dict.fromkeys(("task", "teacher", "seed"), "teach"),
-    "teacher.store": "distill",
+    **dict.fromkeys(("teacher.store", "teacher.quantization"), "distill"),
+    **dict.fromkeys((f"teacher.ensemble.{key}" for key in ("weights", "by_confidence", "average")), "distill"),
     **dict.fromkeys(("student", "objectives", "weighting", "training"), "distill"),
     **dict.fromkeys(("task.unlabelled", "task.augment"), "distill"),
     "control": "control",
@@ -35,12 +36,7 @@ FIRST_STAGE = {
     "bench": "bench",
     "name": "report",
 }
-MODELS = {
-    "teacher": "teach",
-    "student": "distill",
-    "control_pretrained": "control",
-    "control_same_start": "control",
-}
+MODELS = {"student": "distill", "control_pretrained": "control", "control_same_start": "control"}  # beside teachers
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "onnx", "onnxruntime", "numpy")
 
 
@@ -82,11 +78,11 @@ class RunFolder:
         """Writes the resolved recipe and the environment; what another recipe has left behind is forgotten."""
         self.path.mkdir(parents=True, exist_ok=True)
         saved = self.path / "recipe.yaml"
-        changed = _differences(Recipe.load(saved), recipe) if saved.is_file() else []
-        if changed:
+        earlier = Recipe.load(saved) if saved.is_file() else recipe
+        if changed := _differences(earlier, recipe):
             first = min(STAGES.index(_first_stage(key)) for key in changed)
             self.forget_from(STAGES[first])
-            self._set_aside_models(STAGES[first:])
+            self._set_aside(dict.fromkeys(earlier.teachers, "teach") | MODELS, STAGES[first:])
         recipe.save(self.path / "recipe.yaml")
         write_json(self.path / "environment.json", environment(recipe.seed))
 
@@ -122,9 +118,9 @@ class RunFolder:
         for later in STAGES[STAGES.index(stage) :]:
             self.forget(later)
 
-    def _set_aside_models(self, stages: tuple[str, ...]) -> None:
+    def _set_aside(self, models: Mapping[str, str], stages: tuple[str, ...]) -> None:
         """Keeps the models of another recipe, but not under the names by which stages find them."""
-        for name, stage in MODELS.items():
+        for name, stage in models.items():
             if stage in stages:
                 shutil.rmtree(self.checkpoints / name, ignore_errors=True)
                 self.forget(name)
@@ -165,7 +161,7 @@ class RunFolder:
         """
         folder = self.path / name
         if not (folder / "config.json").is_file():
-            stage = "teach" if name == "teacher" else "distill"
+            stage = MODELS.get(name, "teach").replace("control", "distill")
             raise DistilError(
                 f"The {name} of the run in {self.path} is needed.",
                 "It has not been saved there.",
@@ -219,8 +215,9 @@ def _version(package: str) -> str | None:
 
 
 def _first_stage(key: str) -> str:
-    section = key.split(".")
-    return FIRST_STAGE.get(".".join(section[:2]), FIRST_STAGE[section[0]])
+    while key not in FIRST_STAGE:
+        key = key.rpartition(".")[0]
+    return FIRST_STAGE[key]
 
 
 def _differences(earlier: Recipe, recipe: Recipe) -> list[str]:

@@ -12,8 +12,7 @@ from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.recipe import Recipe
 from distil_nlp.run.folder import RunFolder, environment
 
-KINDS: dict[str, Any] = {"teacher": "teacher", "student": "student", "onnx": "export", "onnx_int8": "export"}
-TRAINED = {"teach": "teacher", "distill": "student"}
+KINDS: dict[str, Any] = {"student": "student", "onnx": "export", "onnx_int8": "export"}
 
 
 def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str) -> Ledger:
@@ -40,7 +39,7 @@ def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str)
             classes=data.label_names,
             majority_baseline=data.majority_baseline,
         ),
-        rows=_rows(evaluated, results),
+        rows=_rows(evaluated, results, list(recipe.teachers)),
         loss_curves=_curves(results),
         cost=_cost(results, evaluated),
         environment=environment(recipe.seed),
@@ -56,13 +55,18 @@ def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str)
     return ledger
 
 
-def _rows(evaluated: dict[str, Any], results: dict[str, Any]) -> list[Row]:
+def _rows(evaluated: dict[str, Any], results: dict[str, Any], teachers: list[str]) -> list[Row]:
+    kinds: dict[str, Any] = KINDS | dict.fromkeys(["teacher", *teachers], "teacher")
+    members = teachers if len(teachers) > 1 else []
+    labels = {name: f"Teacher {number}" for number, name in enumerate(members, start=1)}
+    labels |= {"teacher": f"Teacher, ensemble of {len(members)}"} if members else {}
     artefacts = {**evaluated["artefacts"], **results.get("export", {}).get("artefacts", {})}
     latencies, writing = (results.get("bench", {}).get(kind, {}) for kind in ("latencies", "writing"))
     return [
         Row(
             name=name,
-            kind=KINDS.get(name, "control"),
+            kind=kinds.get(name, "control"),
+            label=labels.get(name, ""),
             metrics=scores["metrics"],
             interval=MetricInterval(**scores["interval"]),
             parameters=scores["parameters"],
@@ -89,8 +93,13 @@ def _layers(distilled: dict[str, Any]) -> dict[str, Any]:
 
 def _trainings(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What each training run left, by the name of its model."""
-    own = {model: results[stage] for stage, model in TRAINED.items() if stage in results}
-    return {**own, **results.get("control", {}).get("controls", {})}
+    return {run: result for stage, parts in results.items() for run, result in _trained(stage, parts).items()}
+
+
+def _trained(stage: str, result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each model that a stage has trained left, by its name."""
+    parts: dict[str, dict[str, Any]] = {**result.get("teachers", {}), **result.get("controls", {})}
+    return {"student": result} if stage == "distill" else parts
 
 
 def _curves(results: dict[str, Any]) -> list[Curve]:
@@ -108,7 +117,7 @@ def _curves(results: dict[str, Any]) -> list[Curve]:
 def _cost(results: dict[str, Any], evaluated: dict[str, Any]) -> list[Stage]:
     stages = []
     for name, result in {**results, "evaluate": evaluated}.items():
-        trained = [result] if name in TRAINED else list(result.get("controls", {}).values())
+        trained = list(_trained(name, result).values())
         parameters = [model["parameters"] for model in trained if model.get("parameters")]
         sizes = [model["size_mb"] for model in trained if model.get("size_mb")]
         sizes += [artefact["size_mb"] for artefact in result.get("artefacts", {}).values()] if name == "export" else []

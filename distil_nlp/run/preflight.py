@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -14,14 +17,16 @@ from transformers import PreTrainedModel
 
 from distil_nlp.blocks import describe, inner_model
 from distil_nlp.build import Assembly
+from distil_nlp.build.teaching import knows_all, make_guide, make_stored
 from distil_nlp.capture import capture, prepare_attention
 from distil_nlp.data.augment import augmented
 from distil_nlp.errors import ModelError
-from distil_nlp.evaluation.efficiency import count_parameters
+from distil_nlp.evaluation.efficiency import count_parameters, weights_mb
+from distil_nlp.export import check_rules
 from distil_nlp.mapping import LayerPairs
 from distil_nlp.objectives import LayerObjective, Objective
 from distil_nlp.signals import Batch, Needs, Signals
-from distil_nlp.teachers import ModelTeacher
+from distil_nlp.teachers import Teacher, as_teacher
 
 TEACHER_ROWS = 512  # enough to tell a teacher from a coin
 MOST_PAIRS = 24  # that are listed
@@ -71,31 +76,36 @@ class Preflight:
         ]
 
 
-def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflight:
+def check(assembly: Assembly, teachers: Mapping[str, PreTrainedModel] | None = None) -> Preflight:
     """Builds everything once, runs one real batch through it, and measures.
 
     Args:
         assembly: The recipe's parts.
-        teacher: The run's fine-tuned teacher, if there is one already.
+        teachers: The run's saved teachers by name, if it has them already.
 
     Raises:
         DistilError: for whatever would stop the run later.
     """
     objectives = assembly.objectives()
-    for arguments in (assembly.recipe.teacher.fine_tune, assembly.recipe.training):
+    for arguments in (*(each.fine_tune for each in assembly.recipe.teachers.values()), assembly.recipe.training):
         assembly.training_arguments(arguments or {}, Path(gettempdir()))
     summary, _ = assembly.data.summary, assembly.metrics
-    fine_tuned = teacher is not None or assembly.recipe.teacher.fine_tune is None
-    if teacher is None:
-        teacher = assembly.pretrained() if not fine_tuned else assembly.given_teacher()
-    if fine_tuned:
-        refuse_weak_teacher(assembly, teacher)
-    student = assembly.student(teacher)
-    batch = _one_batch(assembly)
-    assembly.choose_layers(objectives, student, teacher)
-    terms, activations = _terms(objectives, student, teacher, batch)
+    teachers = _tried_teachers(assembly, teachers)
+    [teacher, *_] = teachers.values()
     copies = _try_augmentation(assembly, teacher)
-    parameters = {"teacher": count_parameters(teacher), "student": count_parameters(student)}
+    parts = assembly.for_student(teacher, None)  # copies may add a few tokens, and take long to make
+    guides = {name: parts.trimmed(model) for name, model in teachers.items()}
+    [teacher, *_] = guides.values()
+    student = parts.student(teacher)
+    if assembly.recipe.export is not None and assembly.task.predicts == "text":
+        check_rules(student.generation_config)
+    batch = _one_batch(parts)
+    parts.choose_layers(objectives, student, teacher)
+    guide = as_teacher(parts.guide(guides))
+    terms, activations = _terms(objectives, student, guide, batch)
+    _try_store(assembly, guide, objectives)
+    parameters = {"teacher": sum(map(count_parameters, teachers.values())), "student": count_parameters(student)}
+    needed = {"teacher": sum(map(weights_mb, guides.values())), "student": 16 * parameters["student"] / 1e6}
     return Preflight(
         rows=summary.rows,
         dropped=summary.dropped,
@@ -104,9 +114,20 @@ def check(assembly: Assembly, teacher: PreTrainedModel | None = None) -> Preflig
         layer_map={o.name: o.layer_map for o in objectives if isinstance(o, LayerObjective)},
         terms=terms,
         parameters=parameters,
-        memory_mb=_memory(teacher, parameters["student"], activations, assembly.recipe.teacher.fine_tune is not None),
+        memory_mb=_memory(assembly, teachers, needed) | {"activations": activations},
         augmented=copies,
     )
+
+
+def _tried_teachers(assembly: Assembly, saved: Mapping[str, PreTrainedModel] | None) -> Mapping[str, PreTrainedModel]:
+    """The run's teachers, or those that the recipe names: before their fine-tuning, or else not weak."""
+    members = assembly.recipe.teachers
+    teachers = saved or {name: assembly.teacher(member) for name, member in members.items()}
+    if saved is not None or all(member.fine_tune is None for member in members.values()):
+        refuse_weak_members(assembly, teachers)
+        if len(teachers) > 1:  # exact yet: one of them is to give the student its layers
+            refuse_weak_teacher(assembly, make_guide(assembly.recipe, teachers, assembly.label_names))
+    return teachers
 
 
 def _try_augmentation(assembly: Assembly, teacher: PreTrainedModel) -> int:
@@ -118,7 +139,29 @@ def _try_augmentation(assembly: Assembly, teacher: PreTrainedModel) -> int:
     return len(rows) * how.copies
 
 
-def refuse_weak_teacher(assembly: Assembly, teacher: PreTrainedModel) -> None:
+def _try_store(assembly: Assembly, guide: Teacher, objectives: list[Objective]) -> None:
+    """Refuses a store that cannot hold what the objectives need, before anything is trained or written."""
+    stored = make_stored(assembly.recipe, guide, Path(gettempdir()), objectives)
+    if stored is not None:
+        stored.contents(reduce(or_, (objective.teacher_needs for objective in objectives)))
+
+
+def refuse_weak_members(assembly: Assembly, teachers: Mapping[str, PreTrainedModel]) -> None:
+    """Refuses a teacher that has learned nothing; of one that knows only some labels that cannot be told.
+
+    Args:
+        assembly: The recipe's parts.
+        teachers: Some of its teachers by name.
+
+    Raises:
+        ModelError: with the figures.
+    """
+    for name, model in teachers.items():
+        if knows_all(model, assembly.label_names):
+            refuse_weak_teacher(assembly, model, name)
+
+
+def refuse_weak_teacher(assembly: Assembly, teacher: PreTrainedModel | Teacher, name: str = "teacher") -> None:
     """Refuses a teacher that is no better on the validation rows than one answer for all.
 
     Raises:
@@ -132,7 +175,7 @@ def refuse_weak_teacher(assembly: Assembly, teacher: PreTrainedModel) -> None:
     weakness = assembly.task.weakness(outputs, rows)
     if weakness is not None:
         raise ModelError(
-            "A teacher must know the task before it can teach it.",
+            f"A teacher must know the task before it can teach it{'' if name == 'teacher' else f' ({name})'}.",
             weakness,
             "Check that it was trained for these labels, give it `fine_tune`, or train it for longer.",
         )
@@ -146,10 +189,9 @@ def _one_batch(assembly: Assembly) -> dict[str, Tensor]:
 
 
 def _terms(
-    objectives: list[Objective], student: PreTrainedModel, teacher: PreTrainedModel, batch: Batch
+    objectives: list[Objective], student: PreTrainedModel, guide: Teacher, batch: Batch
 ) -> tuple[dict[str, float], float]:
     """Weighted terms of one batch, and megabytes that the student keeps for its backward pass."""
-    guide = ModelTeacher(teacher)
     ours, theirs = Needs(), Needs()
     for objective in objectives:
         objective.bind(describe(inner_model(student)), guide.shape)
@@ -171,14 +213,14 @@ def _terms(
     return terms, sum(size for pointer, size in kept.items() if pointer not in weights) / 1e6
 
 
-def _memory(teacher: PreTrainedModel, student: int, activations: float, trained: bool) -> dict[str, float]:
-    """Megabytes; training in float32 keeps weights, gradients and Adam's two moments: 16 bytes a parameter."""
-    weights = sum(p.numel() * p.element_size() for p in teacher.parameters()) / 1e6
-    needed = {"teacher": weights, "student": 16 * student / 1e6, "activations": activations}
-    while_teaching = 4 * weights if trained else 0.0
-    if while_teaching > needed["teacher"] + needed["student"]:
-        return {"teacher while it is fine-tuned": while_teaching, "activations": activations}
-    return needed
+def _memory(assembly: Assembly, teachers: Mapping[str, PreTrainedModel], needed: dict[str, float]) -> dict[str, float]:
+    """Megabytes of the stage that takes most: that in which a teacher is fine-tuned, or the student's.
+
+    Training in float32 keeps weights, gradients and Adam's two moments: 16 bytes a parameter.
+    """
+    trained = [name for name, member in assembly.recipe.teachers.items() if member.fine_tune is not None]
+    while_teaching = max((16 * count_parameters(teachers[name]) / 1e6 for name in trained), default=0.0)
+    return {"teacher while it is fine-tuned": while_teaching} if while_teaching > sum(needed.values()) else needed
 
 
 def _listed(names: list[str], shown: int = 8) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from distil_nlp.build import Assembly
+from distil_nlp.build.teaching import quantized
 from distil_nlp.evaluation.bootstrap import metric_interval, paired_bootstrap
 from distil_nlp.evaluation.metrics import METRICS
 from distil_nlp.evaluation.quality import Array, Batch, PaddedBatches
@@ -36,47 +38,74 @@ class Run:
         """Names of the controls, as in the ledger."""
         return [f"control_{name}" for name in self.recipe.control]
 
-    def evaluation_batches(self, description: str = "") -> PaddedBatches:
-        """The test rows, in batches."""
-        return self.parts.batches(self.parts.rows["test"], description)
+    def parts_of(self, name: str) -> Assembly:
+        """The parts in an artefact's vocabulary: the teacher's, or that of the student as it was saved."""
+        return self.parts if name in ("teacher", *self.recipe.teachers) else self._student_parts
+
+    @cached_property
+    def _student_parts(self) -> Assembly:
+        if self.recipe.student.vocabulary is None:
+            return self.parts
+        folder = self.folder.model("student")
+        return self.parts.in_vocabulary(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+
+    def evaluation_batches(self, name: str, description: str = "") -> PaddedBatches:
+        """The test rows as an artefact reads them, in batches."""
+        parts = self.parts_of(name)
+        return parts.batches(parts.rows["test"], description)
 
     def record(self, name: str, forward: Callable[[Batch], Mapping[str, Array]]) -> None:
         """Runs an artefact on the test rows, and keeps what scoring needs of its outputs."""
-        batches = self.evaluation_batches(f"Evaluating {name}")
+        batches = self.evaluation_batches(name, f"Evaluating {name}")
         self.folder.save_outputs(name, batches.outputs(forward, self.parts.task.keep))
 
-    def save_model(self, name: str, model: PreTrainedModel) -> None:
-        """Saves a checkpoint of the run, with its tokenizer and what else the task puts beside it."""
-        self.folder.save_model(name, model, self.parts.tokenizer, self.parts.task.companions(model))
+    def save_model(self, name: str, model: PreTrainedModel, parts: Assembly) -> None:
+        """Saves a checkpoint of the run, with the tokenizer of its parts and what else the task puts beside it."""
+        self.folder.save_model(name, model, parts.tokenizer, parts.task.companions(model))
+
+    def saved(self, name: str) -> dict[str, PreTrainedModel]:
+        """The saved models that an artefact consists of, by name: all teachers for ``teacher``, or else one."""
+        names = self.recipe.teachers if name == "teacher" else (name,)
+        return {each: self.parts.load_saved(self.folder.model(each)) for each in names}
+
+    def models(self, name: str) -> dict[str, PreTrainedModel]:
+        """What :meth:`saved` gives, teachers as they teach: quantized, where the recipe says so."""
+        return quantized(self.recipe, self.saved(name))
+
+    def take_results(self, names: Iterable[str]) -> dict[str, Any]:
+        """What the parts of a stage have found out, by name, no longer kept apart."""
+        results = {name: self.folder.result(name) for name in names}
+        for name in results:
+            self.folder.forget(name)
+        return results
 
     def scores(self, name: str) -> dict[str, Any]:
         """Metrics of an artefact whose outputs on the test rows are known, and the headline's interval."""
         score, predictions = self._headline(), self.predictions(name)
-        interval = metric_interval(
-            score, self.references(), predictions, samples=self.recipe.evaluation.bootstrap_samples
-        )
-        return {"metrics": self.parts.metrics(predictions, self.references()), "interval": asdict(interval)}
+        references = self.references(name)
+        interval = metric_interval(score, references, predictions, samples=self.recipe.evaluation.bootstrap_samples)
+        return {"metrics": self.parts.metrics(predictions, references), "interval": asdict(interval)}
 
     def gain(self, control: str) -> dict[str, Any]:
         """The student's headline metric less a control's, with its paired bootstrap interval."""
         interval = paired_bootstrap(
             self._headline(),
-            self.references(),
+            self.references("student"),
             self.predictions("student"),
             self.predictions(control),
             samples=self.recipe.evaluation.bootstrap_samples,
         )
         return asdict(interval)
 
-    def references(self) -> Any:
-        """What is right on the test rows."""
+    def references(self, name: str) -> Any:
+        """What is right on the test rows as an artefact reads them."""
         if self.parts.task.scored_by_teacher:
             return self.predictions("teacher")  # which is recorded first
-        return self.parts.references("test")
+        return self.parts_of(name).references("test")
 
     def predictions(self, name: str) -> Any:
         """An artefact's predictions on the test rows."""
-        return self.parts.predictions(self.folder.outputs(name), "test")
+        return self.parts_of(name).predictions(self.folder.outputs(name), "test")
 
     def _headline(self) -> Callable[[Any, Any], Any]:
         """The headline metric of ``(references, predictions)``, as figures of each row where it is made of them."""

@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, set_seed
 
+from distil_nlp.build import Assembly
+from distil_nlp.build.teaching import make_stored
 from distil_nlp.errors import TrainingError
 from distil_nlp.evaluation.artefacts import Artefact, OnnxArtefact, PyTorchArtefact
 from distil_nlp.evaluation.efficiency import (
@@ -22,17 +25,18 @@ from distil_nlp.evaluation.efficiency import (
     latency_batch,
     latency_table,
     size_mb,
+    weights_mb,
 )
 from distil_nlp.evaluation.ledger import Ledger
 from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.evaluation.writing_speed import writing_table
-from distil_nlp.export import check_metric_drop, export_onnx, make_session, onnx_forward
+from distil_nlp.export import check_metric_drop, export_onnx, find_graphs, open_onnx
 from distil_nlp.objectives import LayerObjective, TaskLoss
 from distil_nlp.report.html import ledger_svg, render_html
 from distil_nlp.run import Run
 from distil_nlp.run.ledger import ledger_of
-from distil_nlp.run.preflight import refuse_weak_teacher
-from distil_nlp.teachers import StoredTeacher
+from distil_nlp.run.preflight import refuse_weak_members, refuse_weak_teacher
+from distil_nlp.teachers.quantized import is_quantized
 
 SAMPLES = 4  # batches for the parity check of an export
 TORN = ("file write failed", "unexpected pos", "iostream error")  # what torch.save says on a full disk, among others
@@ -59,26 +63,34 @@ def run_stage(run: Run, name: str) -> None:
 
 
 def teach(run: Run) -> dict[str, Any]:
-    """Fine-tunes the teacher, or takes it as it is, and refuses one that has learned nothing."""
-    arguments = run.recipe.teacher.fine_tune
-    if arguments is None:
-        teacher = run.parts.given_teacher()
-        refuse_weak_teacher(run.parts, teacher)
-        run.save_model("teacher", teacher)
-        return {"parameters": None, "log_history": []}
-    result = _train(run, "teacher", run.parts.pretrained(), arguments=arguments)
-    refuse_weak_teacher(run.parts, run.parts.load_saved(run.folder.model("teacher")))
-    return result
+    """Fine-tunes the teachers, or takes them as they are, and refuses those that have learned nothing."""
+    for name in run.recipe.teachers:
+        if not run.folder.has(name):  # or else the stage was interrupted after it
+            result = _taught(run, name)
+            refuse_weak_members(run.parts, run.models(name))
+            run.folder.finish(name, result)
+    if run.recipe.teacher.ensemble is not None:
+        refuse_weak_teacher(run.parts, run.parts.guide(run.models("teacher")))
+    return {"teachers": run.take_results(run.recipe.teachers)}
 
 
 def distill(run: Run) -> dict[str, Any]:
     """Trains the student under the recipe's objectives."""
-    teacher = run.parts.load_saved(run.folder.model("teacher"))
-    student = run.parts.student(teacher)
-    loss = run.parts.loss(student, teacher)
-    rows, augmented = run.parts.student_rows(teacher, run.folder.path)
-    guide = _stored(run, teacher, rows)
-    result = _train(run, "student", student, arguments=run.recipe.training, teacher=guide, rows=rows, **loss)
+    teachers = run.saved("teacher")
+    [teacher, *_] = teachers.values()
+    copies = run.parts.copies(teacher)
+    parts = run.parts.for_student(teacher, copies)
+    teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
+    [teacher, *_] = teachers.values()
+    student = parts.student(teacher)
+    guide = parts.guide(teachers)
+    loss = parts.loss(student, teacher)
+    rows, augmented = parts.student_rows(teacher, copies, run.folder.path)
+    stored = make_stored(run.recipe, guide, run.folder.path / "teacher_outputs", loss["objectives"])
+    if stored is not None:
+        stored.expected_rows = _rows_trained_on(run, len(rows))
+    taught = {"teacher": stored or guide, "rows": rows}
+    result = _train(run, "student", student, parts, arguments=run.recipe.training, **taught, **loss)
     return {
         **result,
         "augmented": augmented,
@@ -93,29 +105,30 @@ def control(run: Run) -> dict[str, Any]:
 
     Where the student has no other rows, both see the same ones in the same order.
     """
-    teacher = run.parts.load_saved(run.folder.model("teacher"))
+    parts = run.parts_of("student")
+    [first, *_] = run.recipe.teachers
+    teacher = parts.trimmed(parts.load_saved(run.folder.model(first)))
     arguments = {**run.recipe.training, "max_steps": run.folder.result("distill")["steps"]}
     for name in run.controls:
         if not run.folder.has(name):  # or else the stage was interrupted after it
-            model = run.parts.control(name.removeprefix("control_"), teacher)
-            run.folder.finish(name, _train(run, name, model, arguments=arguments))
-    results = {name: run.folder.result(name) for name in run.controls}
-    for name in run.controls:
-        run.folder.forget(name)
-    return {"controls": results}
+            model = parts.control(name.removeprefix("control_"), teacher)
+            run.folder.finish(name, _train(run, name, model, parts, arguments=arguments))
+    return {"controls": run.take_results(run.controls)}
 
 
 def evaluate(run: Run) -> dict[str, Any]:
     """Scores every PyTorch model on the test rows, and the student against its controls."""
     artefacts = {}
     controls = [name for name in run.controls if run.folder.has("control")]
-    for name in ("teacher", "student", *controls):
-        model = run.parts.load_saved(run.folder.model(name))
-        run.record(name, run.parts.forward(model))
+    members = run.recipe.teachers if run.recipe.teacher.ensemble else ()
+    for name in ("teacher", *members, "student", *controls):
+        models = run.models(name)
+        run.record(name, run.parts_of(name).forward(run.parts.guide(models)))
+        quantized_mb = sum(map(weights_mb, models.values())) if any(map(is_quantized, models.values())) else None
         artefacts[name] = {
             **run.scores(name),
-            "parameters": count_parameters(model),
-            "size_mb": size_mb(run.folder.model(name)),
+            "parameters": sum(map(count_parameters, models.values())),
+            "size_mb": quantized_mb or size_mb(*map(run.folder.model, models)),
         }
     return {"artefacts": artefacts, "gains": {name: run.gain(name) for name in controls}}
 
@@ -133,15 +146,15 @@ def export(run: Run) -> dict[str, Any]:
         backend=section.backend,
         quantization=section.quantization,
         target=section.target,
-        samples=run.evaluation_batches().samples(SAMPLES),
+        samples=run.evaluation_batches("student").samples(SAMPLES),
         progress=run.progress,
     )
     artefacts, metric = {}, run.parts.metric_names[0]
-    for name, path in (("onnx", exported.onnx), ("onnx_int8", exported.onnx_int8)):
-        if path is None:
+    for name, graphs in (("onnx", exported.onnx), ("onnx_int8", exported.onnx_int8)):
+        if graphs is None:
             continue
-        run.record(name, onnx_forward(path))
-        artefacts[name] = {**run.scores(name), "parameters": student["parameters"], "size_mb": size_mb(path)}
+        run.record(name, run.parts_of(name).forward(open_onnx(graphs)))
+        artefacts[name] = {**run.scores(name), "parameters": student["parameters"], "size_mb": graphs.size_mb}
     if exported.onnx_int8 is not None:
         before, after = (scores["metrics"][metric] for scores in (student, artefacts["onnx_int8"]))
         allowed = section.max_metric_drop * (1.0 if in_points(metric) else before)
@@ -155,7 +168,7 @@ def export(run: Run) -> dict[str, Any]:
                 greater_is_better=higher_is_better(metric),
             )
         except BaseException:
-            exported.onnx_int8.unlink()  # not to be shipped by mistake; the float32 graph stays
+            exported.onnx_int8.delete()  # not to be shipped by mistake; what is in float32 stays
             raise
     return {"artefacts": artefacts, "export": exported.to_dict()}
 
@@ -163,14 +176,14 @@ def export(run: Run) -> dict[str, Any]:
 def bench(run: Run) -> dict[str, Any]:
     """Times every artefact in turns, PyTorch and onnxruntime alike."""
     section = run.recipe.bench
-    models = {name: run.parts.load_saved(run.folder.model(name)) for name in ("teacher", "student")}
-    artefacts: list[Artefact] = [PyTorchArtefact(name, model) for name, model in models.items()]
-    for name, file in (("onnx", "model.onnx"), ("onnx_int8", "model_quantized.onnx")):
-        path = run.folder.onnx / file
-        if run.folder.has("export") and path.is_file():
-            artefacts.append(OnnxArtefact(name, lambda threads, path=path: make_session(path, threads)))  # type: ignore[misc]
+    models = {name: list(run.models(name).values()) for name in ("teacher", "student")}
+    artefacts: list[Artefact] = [PyTorchArtefact(name, *parts) for name, parts in models.items()]
+    for name, int8 in (("onnx", False), ("onnx_int8", True)):
+        graphs = find_graphs(run.folder.onnx, quantized=int8) if run.folder.has("export") else None
+        if graphs is not None:
+            artefacts.append(OnnxArtefact(name, partial(open_onnx, graphs)))
     names = run.parts.tokenizer.model_input_names
-    vocabulary = models["teacher"].config.get_text_config().vocab_size
+    vocabulary = min(model.config.get_text_config().vocab_size for model in chain(*models.values()))
     batch_of = partial(latency_batch, sequence_length=section.sequence_length, vocab_size=vocabulary, input_names=names)
     protocol = LatencyProtocol(
         batch_sizes=section.batch_sizes,
@@ -214,32 +227,39 @@ STAGES: Mapping[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
-def _stored(run: Run, teacher: PreTrainedModel, rows: Any) -> PreTrainedModel | StoredTeacher:
-    """The teacher, on whose outputs a store is put if the recipe says so."""
-    section = run.recipe.teacher.store
-    if section is None:
-        return teacher
-    folder = Path(section.folder) if section.folder else run.folder.path / "teacher_outputs"
-    stored = StoredTeacher(teacher, folder, top_k=section.top_k, dtype=section.dtype, budget_mb=section.budget_mb)
+def _taught(run: Run, name: str) -> dict[str, Any]:
+    """Saves one teacher, fine-tuned if the recipe says so."""
+    member = run.recipe.teachers[name]
+    model = run.parts.teacher(member)
+    if member.fine_tune is not None:
+        return _train(run, name, model, run.parts, arguments=member.fine_tune, seed=member.seed)
+    run.save_model(name, model, run.parts)
+    return {"parameters": None, "log_history": []}
+
+
+def _rows_trained_on(run: Run, rows: int) -> int:
+    """How many of the student's rows its training asks the teacher for."""
     arguments = run.parts.training_arguments(run.recipe.training, run.folder.checkpoints / "student")
-    stored.expected_rows = len(rows)
-    if arguments.max_steps > 0:
-        batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-        stored.expected_rows = min(len(rows), arguments.max_steps * batch)
-    return stored
+    if arguments.max_steps <= 0:
+        return rows
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return min(rows, arguments.max_steps * batch)
 
 
-def _train(run: Run, name: str, model: PreTrainedModel, *, arguments: dict[str, Any], **trainer: Any) -> dict[str, Any]:
+def _train(
+    run: Run, name: str, model: PreTrainedModel, parts: Assembly, *, arguments: dict[str, Any], **trainer: Any
+) -> dict[str, Any]:
     """Trains a model from its newest checkpoint, if there is one, saves it, and only then drops its checkpoints."""
     checkpoints = run.folder.checkpoints / name
+    seed = trainer.setdefault("seed", run.recipe.seed)
     if trainer.get("objectives") is None:
         trainer["objectives"] = [TaskLoss()]
-    set_seed(run.recipe.seed)
-    training = run.parts.trainer(model, arguments=arguments, output_dir=checkpoints, **trainer)
-    set_seed(run.recipe.seed)  # again: objectives may have drawn their first weights
+    set_seed(seed)
+    training = parts.trainer(model, arguments=arguments, output_dir=checkpoints, **trainer)
+    set_seed(seed)  # again: objectives may have drawn their first weights
     training.train(resume_from_checkpoint=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    run.save_model(name, model)
+    run.save_model(name, model, parts)
     shutil.rmtree(checkpoints, ignore_errors=True)
     with suppress(OSError):  # another model's checkpoints are there
         checkpoints.parent.rmdir()

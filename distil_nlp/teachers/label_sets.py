@@ -42,24 +42,7 @@ def shared_names(members: Sequence[Teacher]) -> tuple[str, ...] | None:
 
 def find_labels(members: Sequence[Teacher], labels: Sequence[str]) -> list[Tensor]:
     """For each member, where in ``labels`` its own are."""
-    places = {name.casefold(): place for place, name in enumerate(labels)}
-    columns = []
-    for number, member in enumerate(members):
-        names = _names_of(member)
-        if names is None:
-            raise ModelError(
-                "The labels of an ensemble's members are matched by name.",
-                f"Those of member {number} have no names.",
-                "Set id2label and label2id in its config, or leave `labels` out if all members have the same ones.",
-            )
-        for name in names:
-            if name.casefold() not in places:
-                raise ModelError(
-                    f"Member {number} of the ensemble knows a label '{name}'.",
-                    near_match(name, labels),
-                    "Add it to `labels`, or name it in the member's config.id2label as the data does.",
-                )
-        columns.append(torch.tensor([places[name.casefold()] for name in names]))
+    columns = [label_columns(_names_of(member), labels, f"Member {n}") for n, member in enumerate(members)]
     if unknown := sorted(set(range(len(labels))) - set(torch.cat(columns).tolist())):
         raise ModelError(
             "Every label is known to some member of the ensemble.",
@@ -67,6 +50,34 @@ def find_labels(members: Sequence[Teacher], labels: Sequence[str]) -> list[Tenso
             "Add a teacher that does, or leave the label out.",
         )
     return columns
+
+
+def label_columns(names: Sequence[str] | None, labels: Sequence[str], whose: str) -> Tensor:
+    """Where in ``labels`` a member's own are, by their names, ``[its labels]``.
+
+    Args:
+        names: Of the member's labels, in the order of its logits.
+        labels: Those of all members.
+        whose: The member, for messages.
+
+    Raises:
+        ModelError: for labels without names, and for one that is not there.
+    """
+    if names is None or all(_UNNAMED.fullmatch(name) for name in names):
+        raise ModelError(
+            "The labels of an ensemble's members are matched by name.",
+            f"Those of {whose[0].lower()}{whose[1:]} have no names.",
+            "Set id2label and label2id in its config, or leave `labels` out if all members have the same ones.",
+        )
+    places = {name.casefold(): place for place, name in enumerate(labels)}
+    for name in names:
+        if name.casefold() not in places:
+            raise ModelError(
+                f"{whose} of the ensemble knows a label '{name}'.",
+                near_match(name, labels),
+                "Add it to `labels`, or name it in the member's config.id2label as the data does.",
+            )
+    return torch.tensor([places[name.casefold()] for name in names])
 
 
 def _names_of(member: Teacher) -> tuple[str, ...] | None:

@@ -9,12 +9,13 @@ import json
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from distil_nlp.blocks import describe, find_blocks
 from distil_nlp.capture import capture, has_plain_vocabulary_head, prepare_attention
 from distil_nlp.errors import ModelError
-from distil_nlp.signals import Batch, Needs, Signals
+from distil_nlp.signals import Batch, Needs, Shape, Signals
+from distil_nlp.teachers.quantized import plain_tensors
 
 # Of a configuration, what does not decide a model's outputs.
 _BESIDE_THE_POINT = ("architectures", "transformers_version", "dtype", "id2label", "label2id", "problem_type")
@@ -37,10 +38,7 @@ class ModelTeacher:
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """Names of the labels in the order of its logits; None for a head that has no labels."""
-        id2label = {int(index): str(name) for index, name in (self.model.config.id2label or {}).items()}
-        if self.shape.item not in ("example", "token") or sorted(id2label) != list(range(self.shape.num_outputs)):
-            return None
-        return tuple(id2label[index] for index in sorted(id2label))
+        return label_names(self.model.config, self.shape)
 
     def fingerprint(self) -> str:
         """A hash of class, configuration and weights."""
@@ -54,7 +52,8 @@ class ModelTeacher:
                     "Give the store a name of your own: StoredTeacher(..., fingerprint='my-teacher-1').",
                 )
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            for part in plain_tensors(tensor):
+                digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def prepare(self, needs: Needs, device: torch.device) -> None:
@@ -73,6 +72,14 @@ class ModelTeacher:
             needs = dataclasses.replace(needs, vocabulary=False, logits=True)
         with torch.no_grad():
             return capture(self.model, batch, needs)
+
+
+def label_names(config: PretrainedConfig, shape: Shape) -> tuple[str, ...] | None:
+    """Names of the labels of a model in the order of its logits; None for a head that has no labels."""
+    id2label = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    if shape.item not in ("example", "token") or sorted(id2label) != list(range(shape.num_outputs)):
+        return None
+    return tuple(id2label[index] for index in sorted(id2label))
 
 
 def _deciding(config: Any) -> Any:

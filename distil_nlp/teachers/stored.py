@@ -106,7 +106,7 @@ class StoredTeacher:
         if not (needs.head or needs.hidden_states or needs.attentions):
             return
         description = Description(
-            self.fingerprint(), self.dtype, self._wanted(needs), self.input_names, self.label_names
+            self.fingerprint(), self.dtype, self.contents(needs), self.input_names, self.label_names
         )
         path, contents = choose_store(self.folder, description)
         store = OutputStore(path, rank=_rank())
@@ -189,6 +189,30 @@ class StoredTeacher:
         finally:
             self.flush()
 
+    def contents(self, needs: Needs) -> Contents:
+        """What is stored of each row for some needs.
+
+        Raises:
+            ModelError: for what cannot be stored: a teacher's own loss, or ``top_k`` of too few logits.
+        """
+        shape, top_k = self.shape, self.top_k if needs.head else None
+        if needs.loss:
+            raise ModelError(
+                "An objective asks for the teacher's own loss.", "It is not stored.", "Use the teacher without a store."
+            )
+        if top_k is not None and (shape.problem is not None or shape.item == "span" or top_k >= shape.num_outputs):
+            raise ModelError(
+                f"top_k={top_k} stores the largest of many logits.",
+                f"The teacher's predictions are per {shape.item}, with {shape.num_outputs} outputs "
+                f"({shape.problem or 'one class each'}).",
+                "Leave it out: all of them take little space, or are needed.",
+            )
+        # An encoder-decoder's predictions are at its target's tokens, so they are stored by item, too.
+        by_item = needs.vocabulary or (needs.logits and "decoder_input_ids" in self.input_names)
+        return Contents(
+            dataclasses.replace(needs, logits=needs.logits and not by_item, vocabulary=by_item), shape, top_k
+        )
+
     @property
     def num_rows(self) -> int:
         """Rows in the store that is open."""
@@ -210,25 +234,6 @@ class StoredTeacher:
         if self._live is None:
             self._live = as_teacher(cast(Source, self._load() if _is_function(self._load) else self._load))
         return self._live
-
-    def _wanted(self, needs: Needs) -> Contents:
-        shape, top_k = self.shape, self.top_k if needs.head else None
-        if needs.loss:
-            raise ModelError(
-                "An objective asks for the teacher's own loss.", "It is not stored.", "Use the teacher without a store."
-            )
-        if top_k is not None and (shape.problem is not None or shape.item == "span" or top_k >= shape.num_outputs):
-            raise ModelError(
-                f"top_k={top_k} stores the largest of many logits.",
-                f"The teacher's predictions are per {shape.item}, with {shape.num_outputs} outputs "
-                f"({shape.problem or 'one class each'}).",
-                "Leave it out: all of them take little space, or are needed.",
-            )
-        # An encoder-decoder's predictions are at its target's tokens, so they are stored by item, too.
-        by_item = needs.vocabulary or (needs.logits and "decoder_input_ids" in self.input_names)
-        return Contents(
-            dataclasses.replace(needs, logits=needs.logits and not by_item, vocabulary=by_item), shape, top_k
-        )
 
 
 def _is_function(teacher: Any) -> TypeGuard[Callable[[], Source]]:

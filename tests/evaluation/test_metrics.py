@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import evaluate
 import numpy as np
 import pytest
+from datasets import Features, Sequence, Value
 from scipy import stats
 
 from distil_nlp.errors import RecipeError, UnresolvedReferenceError
@@ -93,6 +95,14 @@ def test_where_a_metric_is_not_defined() -> None:
         assert math.isnan(value_of(name, [1.0, 1.0], [1.0, 2.0]))
 
 
+def test_correlations_refuse_numbers_that_never_vary() -> None:
+    for name in ("pearson", "spearman"):
+        with pytest.raises(RecipeError, match=r"(?s)It is 2\.5 in all 3 rows.*Use mse"):
+            compute_metrics(["mse", name], takes="number", references=lambda: np.full(3, 2.5))
+        compute_metrics(["mse", name], takes="number", references=lambda: np.array([2.5, 2.5, 2.0]))
+    compute_metrics(["mse"], takes="number", references=lambda: np.full(3, 2.5))
+
+
 def test_two_class_metrics_refuse_more() -> None:
     for name in ("f1", "precision", "recall"):
         with pytest.raises(RecipeError, match="f1_macro"):
@@ -147,8 +157,58 @@ def test_metrics_of_the_hub_are_named_apart(monkeypatch: pytest.MonkeyPatch) -> 
             return {"one": 0.25, "two": 0.5}
 
     monkeypatch.setattr(evaluate, "load", lambda name: Rouge())
-    assert compute_metrics(["rouge", "accuracy"])([1], [1]) == {
+    assert compute_metrics(["accuracy", "rouge"])([1], [1]) == {
+        "accuracy": 1.0,
         "rouge_one": 0.25,
         "rouge_two": 0.5,
-        "accuracy": 1.0,
     }
+    with pytest.raises(RecipeError, match=r"(?s)headline.*rouge_one, rouge_two.*Put another first"):
+        compute_metrics(["rouge", "accuracy"])
+
+
+class Hubs(evaluate.Metric):
+    """A metric of the Hub: its own features, its own result."""
+
+    takes: Any = Value("int32")
+    result: Any = 0.5
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = Features({"predictions": self.takes, "references": self.takes})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+        return {"score": self.result}
+
+
+SUITABLE = [
+    ("class", Value("int32")),
+    ("number", Value("float32")),
+    ("labels", Sequence(Value("int32"))),
+    ("vector", Sequence(Value("float32"))),
+    ("tags", Sequence(Value("string"))),
+    ("text", Value("string")),
+]
+
+
+@pytest.mark.parametrize(("takes", "feature"), SUITABLE)
+def test_metrics_of_the_hub_are_tried_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, takes: str, feature: Any
+) -> None:
+    made = type("Made", (Hubs,), {"takes": feature})
+    monkeypatch.setattr(evaluate, "load", lambda name: made())
+    names = ["B-X", "I-X", "O"]
+    compute = compute_metrics(["hubs"], takes=takes, label_names=names)
+    rows = {"class": [2, 1, 0], "number": [0.5] * 3, "labels": [[0, 1, 0]] * 3, "vector": [[0.5]] * 3}
+    rows |= {"tags": [["O", "I-X"]] * 3, "text": ["a", "b", "c"]}
+    assert compute(rows[takes], rows[takes]) == {"hubs": 0.5}  # nothing of the trial is left in it
+    odd = type("Odd", (Hubs,), {"takes": Sequence(Sequence(Value("int32")))})
+    monkeypatch.setattr(evaluate, "load", lambda name: odd())
+    with pytest.raises(RecipeError, match=f"(?s)'hubs' of the Hub does not suit.*'{takes}'.*Use "):
+        compute_metrics(["hubs"], takes=takes, label_names=names)
+
+
+def test_a_metric_of_the_hub_without_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = type("Listed", (Hubs,), {"result": [0.5, 0.5]})
+    monkeypatch.setattr(evaluate, "load", lambda name: listed())
+    with pytest.raises(RecipeError, match="fails with TypeError"):
+        compute_metrics(["accuracy", "hubs"])

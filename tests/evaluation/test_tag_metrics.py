@@ -108,6 +108,15 @@ def test_tags_that_are_of_no_entity_are_refused_before_anything_runs() -> None:
             compute_metrics([name], takes="tags", label_names=["NOUN", "ADJ"])
     compute_metrics(["tag_accuracy"], takes="tags", label_names=["NOUN", "ADJ"])
     compute_metrics(NAMES, takes="tags", label_names=["O", "I-PER"])
+    compute_metrics(NAMES, takes="tags", label_names=["B-PER", "I-PER", "E-PER", "S-PER", "O"])
+
+
+@pytest.mark.parametrize("odd", ["U-PER", "L-PER", "PER", "X", "o", "B-"])
+def test_tags_of_another_scheme_are_refused_before_anything_runs(odd: str) -> None:
+    """BILOU, say: read as IOB, two entities of one word each would be one."""
+    for name in NAMES[:3]:
+        with pytest.raises(RecipeError, match=f"(?s)There are others: {odd}.*tag_accuracy"):
+            compute_metrics([name], takes="tags", label_names=["B-PER", "I-PER", "O", odd])
 
 
 def test_metrics_of_other_predictions_are_refused() -> None:

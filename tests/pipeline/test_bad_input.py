@@ -9,6 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_run import STAGES, TRAINING, command, save_checkpoint, write_rows
 
+from distil_nlp.export import Graphs
+from distil_nlp.export.onnx_model import OneGraph
 from distil_nlp.run import stages
 
 NAMED = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
@@ -201,8 +203,7 @@ def test_a_loss_that_is_not_finite(case, finished, tmp_path):
 
 def test_an_int8_model_that_lost_too_much_is_not_kept(finished, tmp_path, monkeypatch):
     run = finished.copy(tmp_path / "run", without=STAGES[4:])
-    onnx = finished.folder / "onnx"
-    opened = stages.onnx_forward
+    onnx, answer = finished.folder / "onnx", OneGraph.__call__
 
     def exported(*args, **kwargs):
         """What the finished run's export gave."""
@@ -211,18 +212,17 @@ def test_an_int8_model_that_lost_too_much_is_not_kept(finished, tmp_path, monkey
         return Exported
 
     class Exported:
-        onnx, onnx_int8 = run / "onnx" / "model.onnx", run / "onnx" / "model_quantized.onnx"
+        onnx, onnx_int8 = Graphs(run / "onnx"), Graphs(run / "onnx", quantized=True)
 
-    def upside_down(path):
-        forward, sign = opened(path), -1 if path == Exported.onnx_int8 else 1
-        return lambda batch: {name: sign * value for name, value in forward(batch).items()}
+    def upside_down(graph, batch):
+        sign = -1 if "quantized" in graph.name else 1
+        return {name: sign * value for name, value in answer(graph, batch).items()}
 
     monkeypatch.setattr(stages, "export_onnx", exported)
-    monkeypatch.setattr(stages, "onnx_forward", upside_down)
+    monkeypatch.setattr(OneGraph, "__call__", upside_down)
     outcome = command("run", finished.recipe, "--output-dir", run, "--resume")
     assert_one_error(outcome, "at most 0.2 lost in accuracy", "a loss of", "export.quantization: null")
-    assert Exported.onnx.is_file()
-    assert not Exported.onnx_int8.exists()
+    assert [path.name for path in (run / "onnx").glob("*.onnx")] == ["model.onnx"]
     assert not (run / "results" / "export.json").exists()
     assert (run / "student" / "model.safetensors").read_bytes() == (
         finished.folder / "student" / "model.safetensors"

@@ -17,7 +17,7 @@ from tiny_run import STAGES, TRAINING, Outcome, command
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from distil_nlp.build import Assembly
-from distil_nlp.export import generate, make_session
+from distil_nlp.export import generate, open_onnx
 from distil_nlp.recipe import Recipe
 
 ARTEFACTS = ("teacher", "student", "control_pretrained", "onnx", "onnx_int8")
@@ -165,7 +165,7 @@ def _check_writing(folder: Path) -> None:
     expected = model.generate(**prompts, max_new_tokens=12, do_sample=False)[:, prompts["input_ids"].shape[1] :]
     for name in ("model.onnx", "model_quantized.onnx"):
         written = generate(
-            make_session(folder / "onnx" / name),
+            open_onnx(folder / "onnx" / name),
             {key: value.numpy() for key, value in prompts.items()},
             max_new_tokens=12,
             eos_token_id=tokenizer.eos_token_id,

@@ -121,7 +121,8 @@ def test_the_report_counts_the_rows_that_were_trained_on(run: Finished) -> None:
 def test_a_later_process_sees_the_same_rows(run: Finished, tmp_path: Path) -> None:
     folder, _, batches = run
     parts = Assembly(Recipe.load(folder / "run" / "recipe.yaml"))
-    rows, augmented = parts.student_rows(parts.load_saved(folder / "run" / "teacher"), tmp_path)
+    teacher = parts.load_saved(folder / "run" / "teacher")
+    rows, augmented = parts.student_rows(teacher, parts.copies(teacher), tmp_path)
     seen = {(tuple(ids), label) for ids, label in zip(rows["input_ids"], rows["labels"], strict=True)}
     pad = build_tokenizer().pad_token_id
     trained = {

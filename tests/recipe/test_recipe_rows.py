@@ -65,6 +65,7 @@ def test_the_defaults_are_those_of_the_papers(tmp_path: Path) -> None:
         ),
         (f"unlabelled: '{SCHEME}a==1/more.csv'", "'task.unlabelled' cannot be used.*sha256"),
         ("unlabelled: {dataset: more.txt, encoding: utf-88}", "'task.unlabelled.encoding' cannot be used"),
+        ("unlabelled: {dataset: more.txt, columns: {txt: question}}", "'task.unlabelled.columns' cannot.*'text'"),
         ("unlabelled: {split: train}", "'task.unlabelled' needs the key 'dataset'"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import evaluate
 from numpy.typing import ArrayLike
@@ -52,7 +53,11 @@ def in_points(name: str) -> bool:
 
 
 def compute_metrics(
-    names: Sequence[str], *, takes: str = "class", label_names: Sequence[str] | None = None
+    names: Sequence[str],
+    *,
+    takes: str = "class",
+    label_names: Sequence[str] | None = None,
+    references: Callable[[], Any] | None = None,
 ) -> Callable[[ArrayLike, ArrayLike], dict[str, float]]:
     """Returns the function from predictions and references to the value of each metric, by its name.
 
@@ -62,9 +67,10 @@ def compute_metrics(
         names: Metrics, as :func:`load_metric` knows them.
         takes: What the task's predictions are (:data:`TAKES`).
         label_names: The names of the task's labels, to refuse metrics that are not for them before anything runs.
+        references: Gives what is right on the rows to be scored, to refuse metrics that are not defined on them.
 
     Raises:
-        RecipeError: A metric does not suit the predictions or the labels.
+        RecipeError: A metric does not suit the predictions, the labels or the rows.
         UnresolvedReferenceError: A metric cannot be had.
     """
     for name in [name for name in names if name in METRICS]:
@@ -76,16 +82,58 @@ def compute_metrics(
                 f"Use {', '.join(suitable)}.",
             )
         METRICS[name].check_labels(label_names or ())
+        if references is not None and METRICS[name].needs_variety:
+            METRICS[name].check_variety(references())
     loaded = {name: load_metric(name) for name in names}
+    for name in [name for name in names if name not in METRICS]:
+        _try(name, loaded[name], takes, label_names or (), headline=name == names[0])
 
     def compute(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
         values: dict[str, float] = {}
         for name, metric in loaded.items():
-            result = metric.compute(predictions=predictions, references=references)
-            if len(result) == 1:
-                values[name] = float(next(iter(result.values())))
-            else:
-                values |= {f"{name}_{key}": float(value) for key, value in result.items()}
+            values |= _values(name, metric.compute(predictions=predictions, references=references))
         return values
 
     return compute
+
+
+def _values(name: str, result: Mapping[str, Any]) -> dict[str, float]:
+    if len(result) == 1:
+        return {name: float(next(iter(result.values())))}
+    return {f"{name}_{key}": float(value) for key, value in result.items()}
+
+
+def _try(
+    name: str, metric: evaluate.EvaluationModule, takes: str, label_names: Sequence[str], *, headline: bool
+) -> None:
+    """Runs a metric of the Hub on two rows, one of the first label and one of the last.
+
+    Raises:
+        RecipeError: It is not for such predictions, or does not give numbers.
+    """
+    last = max(len(label_names) - 1, 1)
+    rows: dict[str, list[Any]] = {
+        "class": [0, last],
+        "number": [0.0, 1.0],
+        "labels": [[int(label == given) for label in range(last + 1)] for given in (0, last)],
+        "vector": [[1.0, 0.0], [0.0, 1.0]],
+        "tags": [[tag] for tag in (label_names[0], label_names[-1])] if label_names else [["O"], ["B-X"]],
+        "likelihood": [[1.0, 1.0], [2.0, 0.0]],
+    }
+    given = rows.get(takes, ["one text", "another text"])
+    right = {"answer": [[text] for text in given], "likelihood": [1, 1]}.get(takes, given)
+    try:
+        values = _values(name, metric.compute(predictions=given, references=right))
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RecipeError(
+            f"The metric '{name}' of the Hub does not suit the task, whose predictions are of the kind '{takes}'.",
+            f"Tried on two rows it fails with {type(error).__name__}: {reason}",
+            f"Use {', '.join(other for other in METRICS if METRICS[other].takes == takes)}.",
+        ) from error
+    if headline and list(values) != [name]:
+        raise RecipeError(
+            f"The metric '{name}' stands first and is the headline, which is one number.",
+            f"It gives {', '.join(values) or 'none'}.",
+            "Put another first.",
+        )

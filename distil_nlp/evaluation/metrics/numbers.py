@@ -19,6 +19,7 @@ class Pearson(OfflineMetric):
     """The linear correlation of two columns of numbers; NaN where either never varies."""
 
     takes = "number"
+    needs_variety = True
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
         return _correlation(references, predictions)
@@ -34,6 +35,7 @@ class Spearman(OfflineMetric):
     """The correlation of the ranks of two columns of numbers; NaN where either never varies."""
 
     takes = "number"
+    needs_variety = True
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
         return _correlation(_ranks(references), _ranks(predictions))

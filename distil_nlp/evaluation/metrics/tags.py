@@ -26,12 +26,14 @@ class EntityMetric(OfflineMetric):
 
     @classmethod
     def check_labels(cls, names: Sequence[str]) -> None:
-        """Refuses tags of which none marks a word as part of an entity."""
-        if names and not any(map(is_entity_tag, names)):
+        """Refuses tags of which some are neither ``O`` nor of the schemes IOB and IOBES, or none is of an entity."""
+        marks = [name for name in names if is_entity_tag(name)]
+        others = sorted({*names} - {*marks, "O"})
+        if names and (others or not marks):
             raise RecipeError(
-                f"The metric '{cls.key}' is for entities.",
-                f"No tag is like B-PER or I-PER; they are {', '.join(sorted(names)[:10])}.",
-                "Use tag_accuracy.",
+                f"The metric '{cls.key}' is for entities, by tags like O, B-PER and I-PER (E-PER and S-PER, too).",
+                f"There are others: {', '.join(others[:10])}." if others else "There is only O.",
+                "Use tag_accuracy (`metrics: [tag_accuracy]`), or write the tags of entities so.",
             )
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
