@@ -27,8 +27,13 @@ _OFFSET_POSITIONS = {
 _PROBE = "The Quick brown fox's naïve café — 12,345 tokens?\n  Straße 北京 🙂"
 
 
-def align_labels(teacher_config: PretrainedConfig, label_names: Sequence[str]) -> None:
+def align_labels(teacher_config: PretrainedConfig, label_names: Sequence[str], *, classes: bool = True) -> None:
     """Checks that the teacher's label ids mean what the data's do; the case of the names may differ.
+
+    Args:
+        teacher_config: The teacher's configuration.
+        label_names: The names of the data's label ids, in their order.
+        classes: Whether the recipe's `classes` can name and order the data's labels.
 
     Raises:
         ModelError: The number, the names or the order of the labels differ, or the teacher's have no names.
@@ -47,15 +52,19 @@ def align_labels(teacher_config: PretrainedConfig, label_names: Sequence[str]) -
             f" its config.json, {own_head}."
         )
     elif sorted(map(str.casefold, teacher)) == sorted(map(str.casefold, data)):
-        fix = (
-            "They are the same in another order. Give the recipe's `classes` in the teacher's order"
-            f" (each name with its rule, or with the data's label), {own_head}."
+        how = (
+            "Give the recipe's `classes` in the teacher's order (each name with its rule, or with the data's label)"
+            if classes
+            else "List them in the teacher's order, as the label_names of a meta.json in the data's folder"
         )
+        fix = f"They are the same in another order. {how}, {own_head}."
     else:
-        fix = (
-            "Name the data's labels as the teacher does, in its order, by the recipe's `classes`"
-            f' (`classes: {{{teacher[0] if teacher else "name"}: "{data[0]}", ...}}`), {own_head}.'
+        how = (
+            f'by the recipe\'s `classes` (`classes: {{{teacher[0] if teacher else "name"}: "{data[0]}", ...}}`)'
+            if classes
+            else "as the label_names of a meta.json in the data's folder, which may have labels that no row has"
         )
+        fix = f"Name the data's labels as the teacher does, in its order, {how}, {own_head}."
     raise ModelError(asked, found, fix)
 
 
@@ -125,9 +134,17 @@ def check_fast(tokenizer: PreTrainedTokenizerBase, asked: str) -> None:
 
 
 def check_same_tokenizer(
-    teacher_tokenizer: PreTrainedTokenizerBase, student_tokenizer: PreTrainedTokenizerBase
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    student_tokenizer: PreTrainedTokenizerBase,
+    *,
+    roles: tuple[str, str] = ("teacher", "student"),
 ) -> None:
-    """Checks that teacher and student cut a text into the same tokens, with the same ids.
+    """Checks that teacher and student, or two teachers, cut a text into the same tokens, with the same ids.
+
+    Args:
+        teacher_tokenizer: The teacher's.
+        student_tokenizer: The student's.
+        roles: What the two models are, for messages.
 
     Raises:
         ModelError: They do not, so that their positions and vocabularies cannot be compared.
@@ -139,7 +156,7 @@ def check_same_tokenizer(
         )
         token = differing[0]
         found = (
-            f"{len(differing)} tokens differ, of {len(teacher)} (teacher) and {len(student)} (student):"
+            f"{len(differing)} tokens differ, of {len(teacher)} ({roles[0]}) and {len(student)} ({roles[1]}):"
             f" {token!r} has the id {teacher.get(token)} in the one and {student.get(token)} in the other."
         )
     elif teacher_tokenizer(_PROBE)["input_ids"] != student_tokenizer(_PROBE)["input_ids"]:
@@ -147,10 +164,12 @@ def check_same_tokenizer(
     else:
         return
     raise ModelError(
-        "The teacher and the student have different tokenizers.",
+        f"The {roles[0]} and the {roles[1]} have different tokenizers.",
         found,
         "Make the student from the teacher (`student: {num_layers: ...}`), which keeps its tokenizer, or"
-        " choose a student checkpoint with the teacher's tokenizer.",
+        " choose a student checkpoint with the teacher's tokenizer."
+        if roles[1] == "student"
+        else "Choose another checkpoint: all members of an ensemble read the same batches.",
     )
 
 

@@ -59,6 +59,11 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, **arguments: Any) -> str:
+    """A conversation as the tokenizer's template writes it."""
+    return str(tokenizer.apply_chat_template(_said(messages), tokenize=False, **arguments))
+
+
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation, and which of them an assistant says, the end of its turn among them.
 
@@ -72,11 +77,12 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple
     Raises:
         ModelError: The template writes early messages in another way once there are later ones.
     """
-    messages = [{key: value for key, value in said.items() if value is not None} for said in messages]
     if _GENERATION.search(str(tokenizer.get_chat_template())):
-        marked: Any = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        marked: Any = tokenizer.apply_chat_template(
+            _said(messages), return_dict=True, return_assistant_tokens_mask=True
+        )
         return list(marked["input_ids"]), [bool(said) for said in marked["assistant_masks"]]
-    whole = _text(tokenizer, messages)
+    whole = chat_text(tokenizer, messages)
     spans = [_turn(tokenizer, messages, at, whole) for at in range(1, len(messages)) if _speaks(messages[at])]
     found = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     said = [any(first < end and start < last for first, last in spans) for start, end in found["offset_mapping"]]
@@ -85,8 +91,8 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple
 
 def _turn(tokenizer: PreTrainedTokenizerBase, messages: Messages, at: int, whole: str) -> tuple[int, int]:
     """Where in the text of a conversation a message of its assistant begins and ends."""
-    before = _text(tokenizer, messages[:at], add_generation_prompt=True)
-    through = _text(tokenizer, messages[: at + 1]).rstrip()
+    before = chat_text(tokenizer, messages[:at], add_generation_prompt=True)
+    through = chat_text(tokenizer, messages[: at + 1]).rstrip()
     if not (through.startswith(before) and whole.startswith(through)):
         raise ModelError(
             _ASKED,
@@ -97,8 +103,9 @@ def _turn(tokenizer: PreTrainedTokenizerBase, messages: Messages, at: int, whole
     return len(before), len(through)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, messages: Messages, **arguments: Any) -> str:
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **arguments))
+def _said(messages: Messages) -> list[dict[str, Any]]:
+    """Messages without the keys that they lack, which data sets fill with None."""
+    return [{key: value for key, value in said.items() if value is not None} for said in messages]
 
 
 def _speaks(said: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Sequence
 
+from distil_nlp.data.labels import is_missing
 from distil_nlp.errors import DataError, near_match
 
 _ENTITY = re.compile("[BIES]-.+")
@@ -51,7 +52,7 @@ def encode_label_lists(
     if unknown or len(names) < 2:
         raise DataError(
             f"The labels in '{column}' do not fit.",
-            near_match(unknown[0], names) if unknown else f"There are only {names}.",
+            f"Some row has '{unknown[0]}'. {near_match(unknown[0], names)}" if unknown else f"There are only {names}.",
             f"Correct the label_names of meta.json, or name another column as `{key}`.",
         )
     encoded = {
@@ -99,8 +100,9 @@ def numbers(
         DataError: for anything that is not a finite number.
     """
     found: list[float | None] = []
+    of_classes = isinstance(rows.features[column], ClassLabel)
     for row, value in enumerate(rows[column][:]):
-        if value is None or value == "" or value != value:
+        if is_missing(value) or (of_classes and value < 0):
             found.append(None)
             continue
         try:

@@ -21,6 +21,17 @@ NO_CLASS = -2
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for no label: None, NaN, or an empty text."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def is_secret(value: Any) -> bool:
+    """Whether a value may stand for a label that is kept secret: -1, alone in a list of labels, or none at all."""
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return is_missing(value) or str(value).strip() in ("-1", "-1.0")
+
+
 @dataclass(frozen=True)
 class Labels:
     """The names in the order of their ids, and the id of each row of each split."""
@@ -83,7 +94,7 @@ def _values(rows: Dataset, column: str) -> list[Any]:
             "Name another column as `label`.",
         )
     values = [value.strip() if isinstance(value, str) else value for value in values]
-    return [None if value in (None, "") or value != value else value for value in values]
+    return [None if is_missing(value) else value for value in values]
 
 
 def _by_rules(rules: Mapping[str, str], present: set[Any], column: str) -> tuple[list[str], dict[Any, int]]:

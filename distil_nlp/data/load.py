@@ -77,8 +77,9 @@ def load_task_data(task: Task, progress: Callable[[str], None] = logger.info) ->
     shared = _shared_texts(keys)
     carved = [name for name in SPLITS if name not in splits]
     if carved:
-        chosen = assign_splits(keys["train"], missing_fractions(list(splits), settings.split))
         train = splits["train"]
+        together = [text_key(*each) for each in task.kept_together(train)]
+        chosen = assign_splits(together, missing_fractions(list(splits), settings.split))
         splits |= {name: train.select(rows) for name, rows in chosen.items()}
     _check_rows(splits, carved, dropped, settings.dataset)
     names = task.label_names(splits["train"]) or []

@@ -35,8 +35,7 @@ def student_rows(
     labelled: Dataset,
     *,
     tokenizer: PreTrainedTokenizerBase,
-    how: Augmentation | None,
-    progress: Callable[[str], None],
+    copies: Dataset | None,
 ) -> StudentRows:
     """Adds unlabelled text and copies of the training rows to the labelled rows.
 
@@ -45,26 +44,29 @@ def student_rows(
         splits: Clean rows.
         labelled: The training rows, tokenized.
         tokenizer: What tokenizes the others.
-        how: How copies are made; None for none.
-        progress: Called with one line for each step that takes time.
-
-    Raises:
-        DataError: No copy differs from all other texts.
+        copies: What :func:`new_copies` gives; None for none.
     """
-    extra = [splits["unlabelled"]] if "unlabelled" in splits else []
-    copies = None if how is None else new_copies(task, splits, how, progress)
-    if copies is not None:
-        extra.append(copies)
+    extra = unlabelled_rows(splits, copies)
     if not extra:
         return StudentRows(labelled, 0)
     others = task.tokenize(concatenate_datasets(extra), tokenizer)
     return StudentRows(concatenate_datasets([labelled, others]), 0 if copies is None else len(copies))
 
 
+def unlabelled_rows(splits: Mapping[str, Dataset], copies: Dataset | None) -> list[Dataset]:
+    """Clean rows beside the labelled ones: unlabelled text, and copies."""
+    given = [splits["unlabelled"]] if "unlabelled" in splits else []
+    return given if copies is None else [*given, copies]
+
+
 def new_copies(
     task: Task, splits: Mapping[str, Dataset], how: Augmentation, progress: Callable[[str], None]
 ) -> Dataset:
-    """Copies of the training rows without those that repeat one of them or each other, or a text held out."""
+    """Copies of the training rows without those that repeat one of them or each other, or a text held out.
+
+    Raises:
+        DataError: No copy differs from all other texts.
+    """
     train = splits["train"]
     copies = augmented(train, list(task.text_columns), how)
     known = held_out(task, splits)

@@ -36,7 +36,8 @@ def read_unlabelled(
     """
     section = task.settings.unlabelled
     names = None if section.split is None else {"train": section.split}
-    settings = task.settings.model_copy(update={**section.model_dump(exclude={"split"}), "split_names": names})
+    where = section.model_dump(exclude={"split", "columns"})
+    settings = task.settings.model_copy(update={**where, **section.columns, "split_names": names})
     other = type(task)(settings, task.read_json)
     raw = read(settings, other.text_columns, progress)
     reasons: Counter[str] = Counter()

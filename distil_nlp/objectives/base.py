@@ -21,9 +21,10 @@ OBJECTIVES: Registry[type[Objective]] = Registry("objective")
 class Objective(nn.Module, abc.ABC):
     """One term of a distillation loss.
 
-    An objective declares what it reads of either model (:attr:`student_needs`, :attr:`teacher_needs`), says how
-    many items a batch has for it (:meth:`count`) and gives one value per item (:meth:`values`). Reduction is the
-    same for all: ``weight * sum(values) / count``.
+    An objective declares what it reads of either model (:attr:`student_needs`, :attr:`teacher_needs`) and of the rows
+    beside what models read (:attr:`columns`, which a trainer then leaves in the batches), says how many items a batch
+    has for it (:meth:`count`) and gives one value per item (:meth:`values`). Reduction is the same for all:
+    ``weight * sum(values) / count``.
 
     Args:
         weight: Factor on the term in the total.
@@ -32,6 +33,7 @@ class Objective(nn.Module, abc.ABC):
     name: ClassVar[str]
     uses_teacher: ClassVar[bool] = True
     relational: ClassVar[bool] = False  # whether an item's value depends on the other items of its micro-batch
+    columns: ClassVar[tuple[str, ...]] = ()  # read from the batch, where rows have them
 
     def __init__(self, *, weight: float = 1.0) -> None:
         super().__init__()
@@ -62,6 +64,11 @@ class Objective(nn.Module, abc.ABC):
     @abc.abstractmethod
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """One value per item, before the weight."""
+
+    @property
+    def whole_logits(self) -> bool:
+        """Whether the teacher's logits are compared as they are, the smallest, too: none of them may be made up."""
+        return False
 
     @property
     def by_item(self) -> bool:

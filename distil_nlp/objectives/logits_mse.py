@@ -38,6 +38,10 @@ class LogitsMSE(LogitsObjective):
     def __init__(self, *, standardize: bool = False, weight: float = 1.0) -> None:
         super().__init__(standardize=standardize, weight=weight)
 
+    @property
+    def whole_logits(self) -> bool:
+        return True
+
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None) -> Tensor:
         return mean_squared_error(student_logits, teacher_logits)
 

@@ -26,9 +26,9 @@ class MarginMSE(LogitsObjective):
     counts as 0.
 
     Use it for rerankers, with several passages of a query side by side in a micro-batch: the student need not copy
-    the size of the teacher's scores, only their differences. From Python the column reaches the batch with
-    ``remove_unused_columns=False``; a recipe has no key for it, so there all examples of a micro-batch are partners.
-    Where scores themselves matter, use logits_mse.
+    the size of the teacher's scores, only their differences. A trainer given rows with a column ``group`` of numbers
+    makes micro-batches of whole groups; in a recipe ``task.group`` names it. Where scores themselves matter, use
+    logits_mse.
 
     Args:
         weight: Factor on the term in the total.
@@ -41,6 +41,7 @@ class MarginMSE(LogitsObjective):
 
     name = "margin_mse"
     relational: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]] = ("group",)
     kinds = frozenset({"example", REGRESSION})
     instead = "logits_kl"
 

@@ -130,6 +130,10 @@ class LogitsObjective(Objective):
         return self.item_values(ours, theirs, target)
 
     @property
+    def whole_logits(self) -> bool:
+        return self.standardize
+
+    @property
     def by_item(self) -> bool:
         return not self.relational and self._item in ("token", "next_token")
 

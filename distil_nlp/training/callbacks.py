@@ -55,6 +55,21 @@ class ScheduleCallback(TrainerCallback):
         setattr(self.objective, self.attribute, self.schedule(state.global_step / max(state.max_steps, 1)))
 
 
+class EpochCallback(TrainerCallback):
+    """Says which epoch begins to whatever orders the rows.
+
+    transformers does, too; but of an epoch that is resumed in its middle by several processes, accelerate does not pass
+    it on, and the first epoch's order would come again.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        set_epoch = getattr(kwargs.get("train_dataloader"), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(int(state.epoch or 0))
+
+
 def scheduled_values(callbacks: Iterable[TrainerCallback]) -> dict[str, float]:
     """The present values of all that follows a schedule, by name."""
     return {callback.name: callback.value for callback in callbacks if isinstance(callback, ScheduleCallback)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
@@ -26,3 +29,15 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate before each epoch."""
         self.generator.manual_seed(self.seed + epoch)
+
+
+def seed_of(args: TrainingArguments) -> int:
+    """The seed of the order of rows."""
+    return int(args.seed if args.data_seed is None else args.data_seed)
+
+
+def seeded(sampler: Any, args: TrainingArguments) -> Any:
+    """A sampler of transformers, reproducible."""
+    if isinstance(sampler, LengthGroupedSampler):
+        return SeededLengthGroupedSampler(sampler.lengths, sampler.batch_size, seed_of(args))
+    return sampler

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from distil_nlp.blocks import describe, find_blocks, inner_model
@@ -19,10 +18,11 @@ from distil_nlp.errors import ModelError
 from distil_nlp.objectives import Objective
 from distil_nlp.signals import Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
-from distil_nlp.training.callbacks import scheduled_values
+from distil_nlp.training.callbacks import EpochCallback, scheduled_values
 from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
 from distil_nlp.training.checks import check_arguments, checked_objectives, refuse_non_finite
-from distil_nlp.training.sampler import SeededLengthGroupedSampler
+from distil_nlp.training.groups import loader_by_group
+from distil_nlp.training.sampler import seeded
 from distil_nlp.training.terms import loss_terms, needs_of, needs_of_a_step
 from distil_nlp.training.weighting import Weighting
 
@@ -104,6 +104,7 @@ class DistillationTrainer(Trainer):
         self._terms = torch.zeros(len(self._names), device=self.args.device)
         self._steps = 0  # optimizer steps that are in _terms
         self._micro_batches = 1
+        self.add_callback(EpochCallback())
 
     # ---- loss ----
 
@@ -177,17 +178,17 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         """Length-grouped batches come in an order that seed and epoch decide."""
-        sampler = super()._get_train_sampler(*args, **kwargs)
-        if isinstance(sampler, LengthGroupedSampler):
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            return SeededLengthGroupedSampler(sampler.lengths, sampler.batch_size, seed)
-        return sampler
+        return seeded(super()._get_train_sampler(*args, **kwargs), self.args)
+
+    def get_train_dataloader(self) -> Any:
+        """Batches of whole groups, where rows say of which they are and somebody reads it."""
+        loader = loader_by_group(self)
+        return super().get_train_dataloader() if loader is None else loader
 
     # ---- optimisation: trainable projections go along with the student ----
 
     def _trained(self) -> nn.ModuleList:
-        modules: list[Any] = [self.model, self.objectives]
-        return nn.ModuleList(modules)
+        return nn.ModuleList([self.model, self.objectives])  # type: ignore[list-item]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """An optimizer over the student's and the objectives' parameters."""
@@ -275,10 +276,11 @@ class DistillationTrainer(Trainer):
     # ---- what the two models read, and what is refused ----
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keeps the columns that the teacher reads, too, and those that the collator says it does."""
+        """Keeps the columns that teacher and objectives read, too, and those that the collator says it does."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             read = [*(self.teacher.input_names if self.teacher else ()), *getattr(self.data_collator, "columns", ())]
+            read += [column for objective in self._objectives() for column in objective.columns]
             self._signature_columns = list(dict.fromkeys([*(self._signature_columns or ()), *read]))  # type: ignore[assignment]
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:

@@ -20,6 +20,7 @@ from distil_nlp.data.tasks import Outputs, Text2TextGeneration
 from distil_nlp.data.teacher_targets import TargetFile
 from distil_nlp.data.writing import writer
 from distil_nlp.errors import DataError
+from distil_nlp.evaluation.quality import TorchPredictor
 from distil_nlp.recipe.tasks import Text2TextGenerationSection
 
 TOKENIZER = build_tokenizer()
@@ -48,7 +49,7 @@ def model_of(family: str = "t5") -> Any:
 
 
 def outputs_of(task: Text2TextGeneration, model: Any, rows: Dataset, size: int = 3) -> Outputs:
-    forward, collate, kept = task.forward(model, TOKENIZER), task.collator(TOKENIZER, train=False), []
+    forward, collate, kept = task.forward(TorchPredictor(model), TOKENIZER), task.collator(TOKENIZER, train=False), []
     for start in range(0, len(rows), size):
         batch = {
             k: v.numpy() for k, v in collate([rows[i] for i in range(start, min(start + size, len(rows)))]).items()

@@ -285,7 +285,9 @@ def test_a_given_teacher_is_told_the_problem() -> None:
     number = BertConfig(num_labels=1)
     make_task(problem="regression").fit_teacher(SimpleNamespace(config=number), None)
     assert number.problem_type == "regression"
+    unsaid = BertConfig(id2label={0: "A", 1: "b"}, label2id={"A": 0, "b": 1})
     with pytest.raises(ModelError, match="has 2 outputs"):
-        make_task(problem="regression").fit_teacher(SimpleNamespace(config=several), None)
+        make_task(problem="regression").fit_teacher(SimpleNamespace(config=unsaid), None)
     with pytest.raises(ModelError, match="do not agree"):
-        make_task().fit_teacher(SimpleNamespace(config=several), ["a", "c"])
+        make_task().fit_teacher(SimpleNamespace(config=unsaid), ["a", "c"])
+    assert unsaid.problem_type is None

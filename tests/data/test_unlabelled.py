@@ -16,7 +16,6 @@ from distil_nlp.data.augment import Augmentation
 from distil_nlp.data.load import TaskData, load_task_data
 from distil_nlp.data.student_rows import StudentRows, new_copies, student_rows
 from distil_nlp.data.tasks import TASKS, Task
-from distil_nlp.data.tasks.base import Task as Base
 from distil_nlp.data.words import Words
 from distil_nlp.errors import DataError
 from distil_nlp.recipe.tasks import FeatureExtractionSection, TextClassificationSection, TokenClassificationSection
@@ -70,7 +69,8 @@ def tags(folder: Path, **settings: Any) -> Task:
 def all_rows(task: Task, how: Augmentation | None = None) -> tuple[TaskData, StudentRows]:
     data, tokenizer = load_task_data(task), make_tokenizer()
     labelled = task.tokenize(data.splits["train"], tokenizer)
-    return data, student_rows(task, data.splits, labelled, tokenizer=tokenizer, how=how, progress=lambda line: None)
+    copies = None if how is None else new_copies(task, data.splits, how, lambda line: None)
+    return data, student_rows(task, data.splits, labelled, tokenizer=tokenizer, copies=copies)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -129,6 +129,14 @@ def test_pairs_are_told_apart_by_both_texts(tmp_path: Path) -> None:
     )
     assert data.summary.dropped == {"unlabelled, empty text": 1, "unlabelled, in validation or test": 1}
     assert rows["token_type_ids"][12] == [0] * 5 + [1] * 2
+
+
+def test_its_columns_may_have_other_names(tmp_path: Path) -> None:
+    write_splits(tmp_path, sentence=text, label=PROBLEMS["single_label"])
+    more = write(tmp_path / "more.jsonl", [{"question": "w20 w21", "sentence": 7}])
+    section = {"dataset": str(more), "columns": {"text": "question"}}
+    task = task_of("text-classification", tmp_path, text="sentence", unlabelled=section)
+    assert load_task_data(task).splits["unlabelled"]["text"][:] == ["w20 w21"]
 
 
 def test_a_text_file_and_a_split_by_its_name(tmp_path: Path) -> None:
@@ -221,4 +229,3 @@ def test_without_either_the_rows_are_the_labelled_ones(tmp_path: Path) -> None:
     data, (rows, augmented) = all_rows(task)
     assert set(data.splits) == set(SPLIT_SIZES)
     assert (len(rows), augmented) == (12, 0)
-    assert Base.text_keys == ()

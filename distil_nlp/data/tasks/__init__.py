@@ -1,6 +1,6 @@
 """Tasks, one a file, by the names that ``transformers.pipeline`` has for them."""
 
-from distil_nlp.data.tasks.base import TASKS, Forward, Outputs, Task
+from distil_nlp.data.tasks.base import TASKS, Forward, Outputs, Predictor, Task
 from distil_nlp.data.tasks.feature_extraction import FeatureExtraction
 from distil_nlp.data.tasks.fill_mask import FillMask
 from distil_nlp.data.tasks.question_answering import QuestionAnswering
@@ -15,6 +15,7 @@ __all__ = [
     "FillMask",
     "Forward",
     "Outputs",
+    "Predictor",
     "QuestionAnswering",
     "Task",
     "Text2TextGeneration",

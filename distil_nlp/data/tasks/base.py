@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from datasets import Dataset
@@ -21,6 +21,16 @@ from distil_nlp.signals import IGNORED as IGNORED  # the label that does not cou
 
 Array = NDArray[Any]
 Forward = Callable[[Mapping[str, Array]], Mapping[str, Any]]
+
+
+class Predictor(Protocol):
+    """A model on whatever runs it: from a padded batch to its outputs by name, or to texts."""
+
+    def __call__(self, batch: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The outputs of its forward pass; of an encoder-decoder, while the decoder reads the batch's labels."""
+
+    def writer(self, *, num_beams: int, max_new_tokens: int) -> Callable[[Mapping[str, Array]], list[list[int]]]:
+        """What writes a text for each row (:func:`~distil_nlp.data.writing.writer`)."""
 
 
 class Outputs(NamedTuple):
@@ -56,7 +66,6 @@ class Task(ABC):
         by_row: Whether a row has one prediction, so that the metrics can follow while transformers evaluates.
         scored_by_teacher: Whether rows do not say what is right: it is then what the teacher predicts.
         default_objectives: The terms of the loss, by name, when a recipe lists none.
-        text_keys: Keys of the recipe that name columns with texts, where rows may come without labels.
     """
 
     auto_class: ClassVar[Any]
@@ -64,7 +73,6 @@ class Task(ABC):
     metrics: tuple[str, ...]
     predicts: str
     scored_by_teacher: bool = False
-    text_keys: ClassVar[tuple[str, ...]] = ()
     default_objectives: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "task_loss": {"weight": 0.5},
         "logits_kl": {"weight": 0.5, "temperature": 2.0},
@@ -95,7 +103,7 @@ class Task(ABC):
     @property
     def text_columns(self) -> dict[str, str]:
         """Those of :attr:`columns` that hold texts, where rows may come without labels."""
-        return {key: column for key, column in self.columns.items() if key in self.text_keys}
+        return {key: column for key, column in self.columns.items() if key in self.settings.text_keys}
 
     def clean_texts(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
         """Keeps the rows with texts, under the task's own column names; labels they have none.
@@ -115,6 +123,10 @@ class Task(ABC):
     @abstractmethod
     def texts(self, rows: Dataset) -> list[tuple[str, ...]]:
         """The texts that make each clean row what it is: equal ones never end up in two splits."""
+
+    def kept_together(self, rows: Dataset) -> list[tuple[str, ...]]:
+        """What keeps clean rows in one split, where equal, if the data has no splits of its own: here their texts."""
+        return self.texts(rows)
 
     def label_names(self, rows: Dataset) -> list[str] | None:
         """The names of the label ids of clean rows; None for a task without classes."""
@@ -156,7 +168,7 @@ class Task(ABC):
             ModelError: with what does not fit.
         """
         if label_names:
-            align_labels(teacher.config, label_names)
+            align_labels(teacher.config, label_names, classes=False)
 
     def check_student(self, student: PreTrainedModel, teacher: PreTrainedModel) -> None:  # noqa: B027 - most need not
         """Refuses a student that could not be scored.
@@ -171,7 +183,11 @@ class Task(ABC):
 
     def export_task(self, *, cache: bool) -> str:
         """The task by the exporter's name; of a decoder, for a graph with or without a cache of keys and values."""
-        return str(self.settings.name)
+        return f"{self.settings.name}{'-with-past' if cache and self.settings.decoding else ''}"
+
+    def corpus(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterable[str | list[str]]:
+        """What :meth:`tokenize` cuts into tokens of clean rows, uncut: texts, or lists of words."""
+        return [text for texts in self.texts(rows) for text in texts if text]
 
     @abstractmethod
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -219,9 +235,9 @@ class Task(ABC):
         """The metrics to use when a recipe names none, for rows with these labels."""
         return self.metrics
 
-    def forward(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Forward | None:
-        """What a model gives for a padded batch, where scores are not made of its outputs; None where they are."""
-        return None
+    def forward(self, model: Predictor, tokenizer: PreTrainedTokenizerBase) -> Forward:
+        """What a model gives for a padded batch that scores are made of: here its outputs."""
+        return model
 
     def keep(self, output: Mapping[str, Array], batch: Mapping[str, Array]) -> list[Array]:
         """What scoring needs of a batch's outputs, one array a row, ``[items, ...]``: here its logits, one item."""

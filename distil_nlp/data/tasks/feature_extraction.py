@@ -33,7 +33,6 @@ class FeatureExtraction(Task):
     """
 
     auto_class = AutoModel
-    text_keys = ("text",)  # further text need not come in pairs
     default_objectives: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sentence_embeddings": {}}
 
     @property

@@ -36,12 +36,16 @@ class FillMask(LanguageModeling):
 
     auto_class = AutoModelForMaskedLM
     metrics = ("perplexity", "masked_accuracy")
-    text_keys = ("text",)
 
     @property
     def columns(self) -> dict[str, str]:
         """``text``."""
         return {"text": self.settings.text}
+
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """``text``: no row has a label."""
+        return self.columns
 
     def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
         """Rows with ``text``."""
@@ -114,7 +118,7 @@ class MaskTokens:
         self.collator = DataCollatorForLanguageModeling(
             tokenizer, mlm_probability=probability, whole_word_mask=whole_words, **replaced
         )
-        self.fixed, self.pad = fixed, PadTokenLabels(tokenizer)
+        self.tokenizer, self.fixed, self.pad = tokenizer, fixed, PadTokenLabels(tokenizer)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """A batch, ``[rows, tokens]`` each; ``labels`` are ``-100`` but for hidden tokens."""
@@ -124,7 +128,8 @@ class MaskTokens:
         """A row's ids with some of them hidden, and its labels, ``[tokens]`` each."""
         ids = torch.tensor([row["input_ids"]])  # [1, tokens]
         if self.fixed:
-            self.collator.generator = torch.Generator().manual_seed(zlib.crc32(ids.numpy().tobytes()))
+            tokens = " ".join(self.tokenizer.convert_ids_to_tokens(row["input_ids"]))  # whatever ids they have
+            self.collator.generator = torch.Generator().manual_seed(zlib.crc32(tokens.encode()))
         offsets = row.get("offset_mapping")
         hidden, labels = self.collator.torch_mask_tokens(
             ids,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,6 +106,10 @@ class QuestionAnswering(Task):
     def model_kwargs(self, label_names: list[str] | None) -> dict[str, Any]:
         """A start and an end, whatever labels the checkpoint was trained for."""
         return {"num_labels": 2}
+
+    def corpus(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
+        """Questions and contexts."""
+        return [*(question.strip() for question in rows["question"][:]), *rows["context"][:]]
 
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Windows: what the model takes, ``start_positions`` and ``end_positions``, and where their context stands.

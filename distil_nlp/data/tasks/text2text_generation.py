@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks.base import TASKS, Array, Forward, Outputs
+from distil_nlp.data.tasks.base import TASKS, Array, Forward, Outputs, Predictor
 from distil_nlp.data.tasks.language_modeling import LanguageModeling
 from distil_nlp.data.teacher_targets import TargetFile, with_teacher_targets
 from distil_nlp.data.texts import text_column
@@ -67,6 +65,10 @@ class Text2TextGeneration(LanguageModeling):
         """The source."""
         return [(source,) for source in rows["source"][:]]
 
+    def corpus(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
+        """Sources and targets."""
+        return [*(self.settings.prefix + source for source in rows["source"][:]), *rows["target"][:]]
+
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """``input_ids`` and ``attention_mask`` of ``prefix`` and source, and ``labels``, the target's tokens."""
         settings = self.settings
@@ -116,13 +118,13 @@ class Text2TextGeneration(LanguageModeling):
 
     # ---- scores ----
 
-    def forward(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Forward:
+    def forward(self, model: Predictor, tokenizer: PreTrainedTokenizerBase) -> Forward:
         """The texts that a model writes, as ``generate`` of the recipe has it; or its logits at the target's tokens."""
         if self.predicts == "likelihood":
-            return partial(_teacher_forced, model.eval())
+            return model
         settings = self.settings.generate
         longest = settings.max_new_tokens or self.settings.max_target_length
-        write = writer(model.eval(), num_beams=settings.num_beams, max_new_tokens=longest)
+        write = model.writer(num_beams=settings.num_beams, max_new_tokens=longest)
         return lambda batch: {"texts": tokenizer.batch_decode(write(batch), skip_special_tokens=True)}
 
     def keep(self, output: Mapping[str, Any], batch: Mapping[str, Array]) -> list[Array]:
@@ -155,14 +157,6 @@ class Text2TextGeneration(LanguageModeling):
         if len(written) > 1 or len({tuple(labels) for labels in rows["labels"]}) == 1:
             return None
         return f"On {len(rows)} validation rows it writes the same text for all."
-
-
-@torch.inference_mode()
-def _teacher_forced(model: PreTrainedModel, batch: Mapping[str, Array]) -> dict[str, Array]:
-    device = next(model.parameters()).device
-    names = ("input_ids", "attention_mask", "labels")
-    output = model(**{name: torch.as_tensor(batch[name]).to(device) for name in names})
-    return {"logits": output.logits.float().cpu().numpy()}
 
 
 def _encode(

@@ -18,8 +18,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from distil_nlp.data.align import align_labels
+from distil_nlp.data.collate import OnlyColumns
+from distil_nlp.data.groups import group_ids, refuse_single_rows
 from distil_nlp.data.label_lists import encode_label_lists, numbers
-from distil_nlp.data.labels import NO_CLASS, NO_LABEL, encode_labels
+from distil_nlp.data.labels import NO_CLASS, NO_LABEL, encode_labels, is_missing, is_secret
 from distil_nlp.data.read import RawData
 from distil_nlp.data.split import SPLITS
 from distil_nlp.data.tasks.base import TASKS, Outputs, Task
@@ -42,7 +45,6 @@ class TextClassification(Task):
 
     auto_class = AutoModelForSequenceClassification
     by_row = True
-    text_keys = ("text", "text_pair")
     problem_type: ClassVar[dict[str, Any]] = {
         "single_label": "single_label_classification",
         "multi_label": "multi_label_classification",
@@ -71,23 +73,28 @@ class TextClassification(Task):
 
     @property
     def columns(self) -> dict[str, str]:
-        """``text``, ``text_pair`` for pairs, and ``label``."""
-        named = {"text": self.settings.text, "text_pair": self.settings.text_pair, "label": self.settings.label}
+        """``text``, ``text_pair`` for pairs, ``label``, and ``group`` where it is named."""
+        named = {key: getattr(self.settings, key) for key in ("text", "text_pair", "label", "group")}
         return {key: column for key, column in named.items() if column is not None}
 
     def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
-        """Rows with ``text``, ``text_pair`` for pairs and ``label``."""
+        """Rows with ``text``, ``text_pair`` for pairs, ``label``, and the number of their ``group`` if it is named."""
         self._leave_out_unlabelled_splits(raw)
         labels, feature = self._labels(raw)
-        return {name: self._clean(rows, labels[name], feature, dropped) for name, rows in raw.splits.items()}
+        splits = {name: self._clean(rows, labels[name], feature, dropped) for name, rows in raw.splits.items()}
+        if self.settings.group is not None:
+            refuse_single_rows(splits["train"]["group"][:], self.settings.group)
+        return splits
 
     def _leave_out_unlabelled_splits(self, raw: RawData) -> None:
         """Some sets come with a test split whose labels are kept secret."""
-        label = self.settings.label
+        label, known = self.settings.label, raw.splits["train"]
+        trained = [value for value in known[label][:] if not is_missing(value)]
+        a_class = not isinstance(known.features[label], ClassLabel) and any(map(is_secret, trained))
         for name in [name for name in SPLITS[1:] if name in raw.splits]:
-            rows = raw.splits[name]
-            may_be = isinstance(rows.features[label], ClassLabel) or self._is_number
-            if may_be and set(rows[label][:]) <= {-1, None}:
+            values = raw.splits[name][label][:]
+            none = is_missing if a_class and not self._is_number else is_secret
+            if values and all(map(none, values)):
                 logger.warning("The %s rows have no labels and are left out.", name)
                 del raw.splits[name]
 
@@ -98,7 +105,7 @@ class TextClassification(Task):
             return {name: numbers(rows, column) for name, rows in raw.splits.items()}, Value("float32")
         if self.settings.problem == "multi_label":
             lists, feature = encode_label_lists(raw.splits, column, known_names=raw.label_names)
-            _refuse_repeated(lists, raw, column)
+            _refuse_ones_and_zeros(lists, raw, column)
             return lists, feature
         labels = encode_labels(raw.splits, column, rules=self.settings.classes, known_names=raw.label_names)
         return dict(labels.ids), ClassLabel(names=labels.names)
@@ -107,21 +114,28 @@ class TextClassification(Task):
         texts = text_column(rows, "text", self.settings)
         paired = self.settings.text_pair is not None
         pairs = text_column(rows, "text_pair", self.settings) if paired else [""] * len(texts)
+        grouped = self.settings.group is not None
+        groups = group_ids(rows, self.settings.group) if grouped else [0] * len(texts)
         kept = []
-        for row, (text, pair, label) in enumerate(zip(texts, pairs, labels, strict=True)):
+        for row, (text, pair, label, group) in enumerate(zip(texts, pairs, labels, groups, strict=True)):
             reason = "empty text" if not text or (paired and not pair) else _missing(label, feature)
+            reason = "no group" if reason is None and group is None else reason
             if reason is None:
                 kept.append(row)
             else:
                 dropped[reason] += 1
-        names = {column: key for key, column in self.columns.items() if key != "label"}
-        clean = rows.remove_columns(self.settings.label).rename_columns(names)
-        return clean.add_column("label", labels, feature=feature).select(kept)
+        names = {column: key for key, column in self.columns.items() if key in self.settings.text_keys}
+        clean = rows.select_columns(list(names)).rename_columns(names).add_column("label", labels, feature=feature)
+        return (clean.add_column("group", groups, feature=Value("int64")) if grouped else clean).select(kept)
 
     def texts(self, rows: Dataset) -> list[tuple[str, ...]]:
         """The text, and its pair."""
         columns = [rows[name][:] for name in ("text", "text_pair") if name in rows.column_names]
         return list(zip(*columns, strict=True))
+
+    def kept_together(self, rows: Dataset) -> list[tuple[str, ...]]:
+        """The group, where rows have one."""
+        return [(str(group),) for group in rows["group"][:]] if self.settings.group else super().kept_together(rows)
 
     def label_names(self, rows: Dataset) -> list[str] | None:
         """The names of ``label``; None for regression."""
@@ -149,18 +163,27 @@ class TextClassification(Task):
         return named | {"problem_type": self.problem_type[self.settings.problem]}
 
     def fit_teacher(self, teacher: PreTrainedModel, label_names: list[str] | None) -> None:
-        """Its labels must be the data's, and its problem is the recipe's: many a checkpoint does not say which."""
-        super().fit_teacher(teacher, label_names)
+        """Its labels must be the data's, and its problem the recipe's; many a checkpoint does not say which it has."""
+        problem, said = self.problem_type[self.settings.problem], teacher.config.problem_type
+        if said not in (None, problem):
+            named = {name: key for key, name in self.problem_type.items()}.get(said, said)
+            raise ModelError(
+                f"The teacher is to have learned `problem: {self.settings.problem}`.",
+                f"Its config.json has the problem_type {said}: it was trained for `problem: {named}`.",
+                "Name another teacher, correct `problem`, or give the teacher a head of its own (`fine_tune`).",
+            )
+        if label_names:
+            align_labels(teacher.config, label_names, classes=self.settings.problem == "single_label")
         if self._is_number and teacher.config.num_labels != 1:
             raise ModelError(
                 "The teacher is to give a number for each text (`problem: regression`).",
                 f"Its head has {teacher.config.num_labels} outputs.",
                 "Name a model of one output, or give the teacher a head of its own (`fine_tune`).",
             )
-        teacher.config.problem_type = self.problem_type[self.settings.problem]
+        teacher.config.problem_type = problem
 
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """``input_ids``, ``attention_mask``, ``token_type_ids`` if there are any, and ``labels``.
+        """``input_ids``, ``attention_mask``, ``token_type_ids`` if there are any, ``labels``, and ``group`` if named.
 
         For any number of labels, rows without them need the column ``label`` all the same: it says how many there are.
         """
@@ -178,9 +201,11 @@ class TextClassification(Task):
             desc="Tokenizing",
         )
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> DataCollatorWithPadding:
+    def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> Any:
         """Pads each batch to its longest row."""
-        return DataCollatorWithPadding(tokenizer)
+        collator = DataCollatorWithPadding(tokenizer)
+        columns = (*tokenizer.model_input_names, "labels", "group")
+        return OnlyColumns(collator, columns) if self.settings.group else collator
 
     def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> NDArray[Any]:
         """The class of the highest logit ``[rows]``, the labels above even odds ``[rows, labels]``, or the number."""
@@ -191,12 +216,23 @@ class TextClassification(Task):
         return np.asarray(np.argmax(outputs.values, axis=-1))
 
     def references(self, rows: Dataset, examples: Dataset) -> NDArray[Any]:
-        """The labels."""
-        return np.asarray(rows["labels"][:], dtype=np.float64 if self._is_number else np.int64)
+        """The labels.
+
+        Raises:
+            DataError: Some rows have none.
+        """
+        labels = np.asarray(rows["labels"][:], dtype=np.float64)
+        unknown = labels == IGNORED if self.settings.problem == "single_label" else np.isnan(labels)
+        if unknown.any():
+            found = f"{np.count_nonzero(unknown.reshape(len(labels), -1).any(-1))} of {len(labels)} rows have none."
+            raise DataError("Predictions were to be compared with labels.", found, "Leave such rows out.")
+        return labels if self._is_number else labels.astype(np.int64)
 
     def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
-        """No better than one answer for all rows."""
+        """No better than one answer for all rows; where one is right for all, nothing can be told."""
         given, right = self.predictions(outputs, rows, rows), self.references(rows, rows)
+        if (right == right[0]).all():
+            return None
         where = f"On {len(right)} validation rows"
         if self._is_number:
             error, spread = np.square(given - right).mean(), np.var(right)
@@ -211,16 +247,19 @@ class TextClassification(Task):
         return None if share > majority else f"{where} it is right in {share:.3f}; {better}."
 
 
-def _refuse_repeated(lists: Mapping[str, list[list[int] | None]], raw: RawData, column: str) -> None:
+def _refuse_ones_and_zeros(lists: Mapping[str, list[list[int] | None]], raw: RawData, column: str) -> None:
     """Lists of 0 and 1, one for each label there is, would be read as the two labels 0 and 1."""
-    for name, found in lists.items():
-        for row, labels in enumerate(found):
-            if labels is not None and len(set(labels)) < len(labels):
-                raise DataError(
-                    f"The column '{column}' does not hold the labels that a row has.",
-                    f"Row {row + 1} of {name} has {raw.splits[name][row][column]!r}, which repeats one.",
-                    "List the labels of each row, each once, rather than a 0 or 1 for every label there is.",
-                )
+    rows = [(name, row, labels) for name, found in lists.items() for row, labels in enumerate(found) if labels]
+    repeated = next(((name, row) for name, row, labels in rows if len(set(labels)) < len(labels)), None)
+    kinds = {frozenset(labels) for labels in lists["train"] if labels is not None}
+    if repeated is not None or (len(kinds) == 1 and all(kinds)):
+        name, row = repeated or next((name, row) for name, row, _ in rows if name == "train")
+        what = "repeats one" if repeated else "all training rows have, in one order or another"
+        raise DataError(
+            f"The column '{column}' does not hold the labels that a row has.",
+            f"Row {row + 1} of {name} has {raw.splits[name][row][column]!r}, which {what}.",
+            "List the labels of each row, each once, rather than a 0 or 1 for every label there is.",
+        )
 
 
 def _best_constant_f1(right: NDArray[Any]) -> float:
@@ -246,6 +285,8 @@ def _encode(
     labels: int | None,
 ) -> dict[str, Any]:
     encoded = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
+    if "group" in batch:
+        encoded["group"] = batch["group"]
     given = batch.get("label", [None] * len(batch["text"]))
     if labels is None:
         unknown = math.nan if number else IGNORED

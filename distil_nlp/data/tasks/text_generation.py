@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from distil_nlp.data.align import check_fast
-from distil_nlp.data.chat import check_template, conversations, encode_chat, has_answer
+from distil_nlp.data.chat import chat_text, check_template, conversations, encode_chat, has_answer
 from distil_nlp.data.collate import PadTokenLabels
 from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import IGNORED, TASKS, Array
@@ -64,9 +64,12 @@ class TextGeneration(LanguageModeling):
             return [tuple(str(said["content"]) for said in messages) for messages in rows["messages"][:]]
         return list(zip(*(rows[name][:] for name in self.columns), strict=True))
 
-    def export_task(self, *, cache: bool) -> str:
-        """As Optimum says it."""
-        return "text-generation-with-past" if cache else "text-generation"
+    def corpus(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
+        """Texts, prompts with their completions, or conversations as the chat template writes them."""
+        if self.settings.messages is not None:
+            return (chat_text(tokenizer, messages) for messages in rows["messages"][:])
+        between = self.settings.separator if self.settings.prompt is not None else ""
+        return [between.join(texts) for texts in self.texts(rows)]
 
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """``input_ids`` and ``labels``, cut at ``max_length`` or packed into blocks of it."""

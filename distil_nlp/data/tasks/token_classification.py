@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -31,7 +31,6 @@ class TokenClassification(Task):
     auto_class = AutoModelForTokenClassification
     metrics = ("entity_f1", "entity_precision", "entity_recall", "tag_accuracy")
     predicts = "tags"
-    text_keys = ("tokens",)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -89,6 +88,11 @@ class TokenClassification(Task):
     def seen_labels(self, rows: Dataset) -> set[int]:
         """The tags that occur."""
         return {tag for tags in rows["tags"][:] for tag in tags}
+
+    def corpus(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterable[list[str]]:
+        """The words of each row."""
+        words: list[list[str]] = rows["tokens"][:]
+        return words
 
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """``input_ids``, ``attention_mask``, ``labels``, and which ``words`` are predicted, cut at ``max_length``."""
