@@ -1,0 +1,75 @@
+"""The tables of docs/objectives.md, from what benchmarks/objectives_study.py has found.
+
+    python benchmarks/objectives_tables.py
+
+Accuracy on the test rows, the mean over seeds, and the gain over the better control with its 95 % interval, from a
+paired bootstrap over test rows and, with them, over seeds. The better control of a table is the one with the highest
+mean on the very test rows, of all controls, whatever their start and length: no method is compared with less.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from objectives_study import load
+
+Runs = list[dict[str, Any]]
+
+
+def interval(ours: Runs, theirs: Runs, draws: int = 4000) -> tuple[float, float]:
+    """95 % of a paired bootstrap over test rows and, with them, over seeds."""
+    generator = np.random.default_rng(0)
+    a, b = (np.stack([unpacked(entry) for entry in runs]) for runs in (ours, theirs))  # [seeds, rows]
+    gains = []
+    for _ in range(draws):
+        rows = generator.integers(0, a.shape[1], a.shape[1])
+        first, second = (x[generator.integers(0, len(x), len(x))].mean(0)[rows].mean() for x in (a, b))
+        gains.append(first - second)
+    low, high = np.percentile(gains, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def unpacked(entry: dict[str, Any]) -> np.ndarray:
+    """Which test rows are right, 0 or 1."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(entry["test_rows"]), np.uint8))[: entry["rows"]]
+
+
+def table(by_method: dict[str, Runs], teacher: float) -> list[str]:
+    """The lines of one data set and depth."""
+    means = {name: statistics.mean(entry["test"] for entry in runs) for name, runs in by_method.items()}
+    best = max((name for name in means if name.startswith("no teacher")), key=lambda name: means[name])
+    gap = teacher - means[best]
+    lines = ["| method | seeds | validation | test | gain over the better control | of the gap |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for name in sorted(means, key=lambda name: -means[name]):
+        validation = statistics.mean(entry["validation"] for entry in by_method[name])
+        cells = [name, str(len(by_method[name])), f"{validation:.3f}", f"{means[name]:.3f}"]
+        if name == best:
+            cells += ["the better control", ""]
+        else:
+            low, high = interval(by_method[name], by_method[best])
+            gain = means[name] - means[best]
+            cells += [f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", f"{gain / gap:+.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    groups: dict[tuple[str, int], dict[str, Runs]] = defaultdict(lambda: defaultdict(list))
+    teachers = {}
+    for entry in load():
+        if entry["method"] == "teacher":
+            teachers[entry["dataset"]] = entry["test"]
+        else:
+            groups[entry["dataset"], entry["layers"]][entry["method"]].append(entry)
+    for (dataset, layers), by_method in sorted(groups.items()):
+        if any(name.startswith("no teacher") for name in by_method):
+            print(f"\n{dataset}, {layers} of 6 layers; the teacher has {teachers[dataset]:.3f}\n")
+            print("\n".join(table(by_method, teachers[dataset])))
+
+
+if __name__ == "__main__":
+    main()
