@@ -166,9 +166,7 @@ def _check(work: Run) -> None:
     from distil_nlp.run.preflight import check as preflight
 
     with console.status("checking", spinner="line"):
-        teacher = work.folder.path / "teacher"
-        done = work.folder.has("teach") and (teacher / "config.json").is_file()
-        found = preflight(work.parts, work.parts.load_saved(teacher) if done else None)
+        found = preflight(work.parts, work.saved("teacher") if work.folder.has("teach") else None)
     for line in found.lines():
         _say(line)
 
