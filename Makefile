@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # An extra index to take torch from, for example one that serves builds for the CPU only.
 TORCH_INDEX ?=
-EXTRAS := onnx,peft,gguf,bleu,reports,dev
+EXTRAS := onnx,peft,gguf,bleu,torchao,reports,dev
 LOWEST_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 PYTEST_ARGS ?=
 
