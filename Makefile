@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # An extra index to take torch from, for example one that serves builds for the CPU only.
 TORCH_INDEX ?=
-EXTRAS := onnx,peft,gguf,bleu,torchao,reports,dev
+EXTRAS := onnx,peft,gguf,bleu,reports,dev
 LOWEST_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 PYTEST_ARGS ?=
 
@@ -19,6 +19,8 @@ INSTALLED := $(VENV)/.distil_nlp-installed
 DOCS_INSTALLED := $(VENV)/.distil_nlp-docs-installed
 FETCHED := $(VENV)/.distil_nlp-fetched
 LOWEST := .venv-lowest
+# Tested there only, since whatever finds it imports it, with many words.
+TORCHAO := $(shell grep '^torchao==' constraints.txt)
 
 .PHONY: install demo test test-lowest check format docs wheel constraints clean help
 
@@ -50,11 +52,11 @@ wheel: $(INSTALLED)  ## Builds the wheel into dist/.
 	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation
 
-test-lowest: $(LOWEST)/.installed  ## Runs the quick tests with the lowest transformers that pyproject.toml allows.
+test-lowest: $(LOWEST)/.installed  ## Runs the quick tests with the lowest transformers that pyproject.toml allows, and with torchao.
 	$(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 constraints:     ## Renews constraints.txt with today's versions; TORCH=X.Y.Z renews torch too.
-	$(PYTHON) .ci/constraints.py $(TORCH) "$(EXTRAS),docs" constraints.txt
+	$(PYTHON) .ci/constraints.py $(TORCH) "$(EXTRAS),torchao,docs" constraints.txt
 
 clean:           ## Removes what make made, but for runs/.
 	rm -rf .venv .venv-lowest .venv-ci .venv-wheel dist site .pytest_cache .ruff_cache .mypy_cache
@@ -86,5 +88,5 @@ $(FETCHED): $(INSTALLED) tasks/movie_sentiment.yaml
 $(LOWEST)/.installed: $(INSTALLED)
 	rm -rf $(LOWEST)
 	$(BIN)/python .ci/overlay.py $(LOWEST) --editable
-	$(LOWEST)/bin/python -m pip --disable-pip-version-check --no-input install "transformers==$(LOWEST_TRANSFORMERS).*"
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check --no-input install "transformers==$(LOWEST_TRANSFORMERS).*" $(TORCHAO)
 	touch $@
