@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers import PreTrainedModel
 
 from distil_nlp.blocks import describe, find_blocks, inner_model
 from distil_nlp.capture import capture, prepare_attention
@@ -19,17 +18,17 @@ from distil_nlp.objectives import Objective
 from distil_nlp.signals import Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
 from distil_nlp.training.callbacks import EpochCallback, scheduled_values
-from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
 from distil_nlp.training.checks import check_arguments, checked_objectives, refuse_non_finite
 from distil_nlp.training.groups import loader_by_group
 from distil_nlp.training.sampler import seeded
+from distil_nlp.training.sealed import SealedTrainer
 from distil_nlp.training.terms import loss_terms, needs_of, needs_of_a_step
 from distil_nlp.training.weighting import Weighting
 
 OBJECTIVES_FILE = "objectives.safetensors"
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(SealedTrainer):
     r"""Trains a student under a sum of objectives.
 
     .. math:: L = \sum_o \frac{w_o}{n_o} \sum_{i=1}^{n_o} \ell_o(i)
@@ -229,38 +228,18 @@ class DistillationTrainer(Trainer):
 
     # ---- checkpoints ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; ``True`` resumes from the newest whole checkpoint, if there is one."""
-        if resume_from_checkpoint is True:
-            newest = newest_checkpoint(Path(self.args.output_dir or "."))
-            resume_from_checkpoint = str(newest) if newest else None
-        elif isinstance(resume_from_checkpoint, str):
-            verify(Path(resume_from_checkpoint))
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; ``resume_from_checkpoint=True`` takes the newest whole checkpoint, if there is one."""
         self._forget_terms()
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            return super().train(*args, **kwargs)
         finally:
             if flush := getattr(self.teacher, "flush", None):
                 flush()  # what a teacher has stored in memory so far
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Saves, seals, and only then deletes older checkpoints; never over a loss that is not finite."""
-        self._refuse_non_finite(self._terms.tolist())
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        run_dir = self._get_output_dir(trial=trial)
-        if self.args.should_save:
-            seal(Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            rotate_checkpoints(
-                output_dir=run_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+        self._refuse_non_finite(self._terms.tolist())  # never a checkpoint of what is lost
+        super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
