@@ -99,9 +99,9 @@ def test_its_terms_suit_the_two_models(name: str) -> None:
     """Models of its kind, with as many layers as it says, and as narrow as can be."""
     recipe = Recipe.load(name)
     task = TASKS[recipe.task.name](recipe.task)
-    objectives = make_objectives(recipe, task.objective_arguments())
-    make_schedules(recipe, objectives)
-    make_weighting(recipe)
+    objectives = make_objectives(recipe, recipe.distillation[-1], task.objective_arguments())
+    make_schedules(recipe, recipe.distillation[-1], objectives)
+    make_weighting(recipe, recipe.distillation[-1])
     depth = 12 if "bert-base" in recipe.teacher.model else 6
     layers = recipe.student.num_layers or len(recipe.student.layers or range(depth))
     assert max(recipe.student.layers or [layers]) <= depth

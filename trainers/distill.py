@@ -25,6 +25,8 @@ options = parser.parse_args()
 
 # 1. The recipe, and its parts.
 recipe = Recipe.load(options.recipe, options.overrides)
+if recipe.stages:
+    parser.error(f"this script has one stage, and the recipe {len(recipe.distillation)}: use `distil-nlp distill`")
 folder = options.output_dir or Path("runs") / recipe.name
 parts = Assembly(recipe, progress=print)
 

@@ -35,5 +35,5 @@ def make_training_arguments(
         raise RecipeError(
             "The training arguments do not go together, or not with this machine.",
             str(error),
-            f"Correct `training` or `teacher.fine_tune` in the recipe ({recipe.line_of('training')}).",
+            f"Correct `training` (a stage's, perhaps) or `teacher.fine_tune` ({recipe.line_of('training')}).",
         ) from None

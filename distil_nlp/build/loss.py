@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,25 +12,29 @@ from distil_nlp.data.tasks import TASKS
 from distil_nlp.errors import RecipeError
 from distil_nlp.objectives import Objective
 from distil_nlp.recipe import Recipe
+from distil_nlp.recipe.stages import Stage
 from distil_nlp.training import WEIGHTINGS, Schedule, ScheduleCallback, Weighting
 from distil_nlp.training.schedules import schedule_from
 
 
-def make_objectives(recipe: Recipe, arguments_of_task: Mapping[str, Any] | None = None) -> list[Objective]:
-    """New objectives as the recipe lists them, or the task's own; what follows a schedule has its first value.
+def make_objectives(
+    recipe: Recipe, stage: Stage, arguments_of_task: Mapping[str, Any] | None = None
+) -> list[Objective]:
+    """New objectives as a stage lists them, or the task's own; what follows a schedule has its first value.
 
     Args:
         recipe: The recipe.
+        stage: Of ``recipe.distillation``.
         arguments_of_task: Given to objectives that take them, where the recipe does not.
 
     Raises:
-        RecipeError: for a name or a parameter that does not exist, or rows that no objective would learn from, with
-            the line of the recipe.
+        RecipeError: for a name or a parameter that does not exist, rows that no objective would learn from, or an
+            objective on predictions where nobody makes any, with the line of the recipe.
     """
     made: list[Objective] = []
-    for name, arguments in _listed(recipe).items():
-        schedules = _schedules(recipe, name, arguments)
-        with _placed(recipe, f"objectives.{name}"):
+    for name, arguments in _listed(recipe, stage).items():
+        schedules = _schedules(recipe, stage, name)
+        with _placed(recipe, stage.key(f"objectives.{name}")):
             cls = objective_class(name, recipe.code_folder)
             taken = inspect.signature(cls).parameters
             own = {key: value for key, value in (arguments_of_task or {}).items() if key in taken}
@@ -43,6 +47,9 @@ def make_objectives(recipe: Recipe, arguments_of_task: Mapping[str, Any] | None 
                     f"{error}".replace(f"{cls.__name__}.__init__() ", ""),
                     "docs/objectives.md lists the parameters of each objective.",
                 ) from None
+    if stage.text is not None:
+        check_features_only(recipe, stage, made)
+        return made
     for key in ("unlabelled", "augment"):
         if getattr(recipe.task, key) is not None and not any(objective.uses_teacher for objective in made):
             raise RecipeError(
@@ -53,46 +60,66 @@ def make_objectives(recipe: Recipe, arguments_of_task: Mapping[str, Any] | None 
     return made
 
 
-def make_schedules(recipe: Recipe, objectives: list[Objective]) -> list[ScheduleCallback]:
+def check_features_only(recipe: Recipe, stage: Stage, objectives: Iterable[Objective]) -> None:
+    """Refuses objectives that read a head, for a stage that the pre-trained checkpoint teaches: it has none yet.
+
+    Some objectives say only when they are bound to two models what they read.
+
+    Raises:
+        RecipeError: for such an objective, with its line.
+    """
+    for name, objective in zip(_listed(recipe, stage), objectives, strict=True):
+        if (objective.student_needs | objective.teacher_needs).head:
+            key = stage.key(f"objectives.{name}")
+            raise RecipeError(
+                f"{recipe.line_of(key)}: '{key}' cannot be used in a stage with `text`.",
+                f"{name} is about predictions, and the pre-trained checkpoint, which teaches there, has no head for "
+                "the task yet.",
+                "Use objectives on features, as hidden_states, attentions and minilm_v2, or leave out `text`.",
+            )
+
+
+def make_schedules(recipe: Recipe, stage: Stage, objectives: list[Objective]) -> list[ScheduleCallback]:
     """Callbacks for the weights and temperatures that follow a schedule.
 
     Args:
         recipe: The recipe.
+        stage: Of ``recipe.distillation``.
         objectives: What :func:`make_objectives` made of it.
 
     Raises:
         RecipeError: for a parameter that cannot follow it, with the line of the recipe.
     """
     made = []
-    for (name, arguments), objective in zip(_listed(recipe).items(), objectives, strict=True):
-        for key, schedule in _schedules(recipe, name, arguments).items():
-            with _placed(recipe, f"objectives.{name}.{key}"):
+    for name, objective in zip(_listed(recipe, stage), objectives, strict=True):
+        for key, schedule in _schedules(recipe, stage, name).items():
+            with _placed(recipe, stage.key(f"objectives.{name}.{key}")):
                 made.append(ScheduleCallback(objective, key, schedule))
     return made
 
 
-def make_weighting(recipe: Recipe) -> Weighting | None:
-    """The adaptive weighting that the recipe asks for.
+def make_weighting(recipe: Recipe, stage: Stage) -> Weighting | None:
+    """The adaptive weighting that a stage asks for.
 
     Raises:
         RecipeError: for a parameter out of range, with the line of the recipe.
     """
-    section = recipe.weighting
+    section = stage.weighting
     if section is None:
         return None
-    with _placed(recipe, "weighting"):
+    with _placed(recipe, stage.key("weighting")):
         return WEIGHTINGS[section.method](**section.parameters)
 
 
-def _listed(recipe: Recipe) -> Mapping[str, Mapping[str, Any]]:
-    return recipe.objectives or TASKS[recipe.task.name](recipe.task).default_objectives
+def _listed(recipe: Recipe, stage: Stage) -> Mapping[str, Mapping[str, Any]]:
+    return stage.objectives or TASKS[recipe.task.name](recipe.task).default_objectives
 
 
-def _schedules(recipe: Recipe, name: str, arguments: Mapping[str, Any]) -> dict[str, Schedule]:
+def _schedules(recipe: Recipe, stage: Stage, name: str) -> dict[str, Schedule]:
     made = {}
-    for key, value in arguments.items():
+    for key, value in _listed(recipe, stage)[name].items():
         if isinstance(value, Mapping) and "schedule" in value:
-            with _placed(recipe, f"objectives.{name}.{key}"):
+            with _placed(recipe, stage.key(f"objectives.{name}.{key}")):
                 made[key] = schedule_from(value)
     return made
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,10 +18,12 @@ from distil_nlp.build.loading import Loader
 from distil_nlp.build.teaching import by_data_labels
 from distil_nlp.data.load import TaskData, load_task_data
 from distil_nlp.data.tasks import TASKS, Forward, Outputs, Task
+from distil_nlp.data.unlabelled import of_texts_alone, read_texts
 from distil_nlp.evaluation.metrics import compute_metrics
 from distil_nlp.evaluation.quality import PaddedBatches, TorchPredictor, teacher_forward
 from distil_nlp.export import OnnxModel
 from distil_nlp.recipe import Recipe
+from distil_nlp.recipe.rows import UnlabelledSection
 from distil_nlp.students import trim_embeddings
 from distil_nlp.teachers import Teacher
 
@@ -82,6 +86,14 @@ class ScoredRows:
     def rows(self) -> dict[str, Any]:
         """Tokenized rows by split."""
         return {name: self.task.tokenize(rows, self.tokenizer) for name, rows in self.data.splits.items()}
+
+    def texts(self, section: UnlabelledSection) -> Dataset:
+        """Text without labels, each text by itself and tokenized; those in validation or test are left out."""
+        alone, dropped = of_texts_alone(self.task), Counter[str]()
+        rows, _ = read_texts(alone, section, self.data.splits, dropped, self.progress)
+        left_out = "".join(f"; {count:,} left out ({reason})" for reason, count in dropped.items() if count)
+        self.progress(f"{section.dataset}: {len(rows):,} texts{left_out}")
+        return alone.tokenize(rows, self.tokenizer)
 
     def batches(self, rows: Any, description: str = "") -> PaddedBatches:
         """Batches to evaluate tokenized rows in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
@@ -14,6 +15,7 @@ from distil_nlp.data.tasks import Task
 from distil_nlp.errors import DataError
 
 HELD_OUT = "in validation or test"
+WITH_OTHERS = ("text_pair", "group")  # what ties a text to other texts
 
 
 def read_unlabelled(
@@ -34,7 +36,43 @@ def read_unlabelled(
         UnresolvedReferenceError: There is no such data, or it cannot be had now.
         DataError: It cannot be read, lacks a column, or no row is left.
     """
-    section = task.settings.unlabelled
+    reasons: Counter[str] = Counter()
+    rows, files = read_texts(task, task.settings.unlabelled, splits, reasons, progress)
+    for reason, count in reasons.items():
+        dropped[f"unlabelled, {reason}"] += count
+    return rows, files
+
+
+def of_texts_alone(task: Task) -> Task:
+    """The task for texts each of which is by itself: without a second text, or a group."""
+    fields = type(task.settings).model_fields
+    settings = task.settings.model_copy(update={key: None for key in WITH_OTHERS if key in fields})
+    return type(task)(settings, task.read_json)
+
+
+def read_texts(
+    task: Task,
+    section: Any,
+    splits: Mapping[str, Dataset],
+    dropped: Counter[str],
+    progress: Callable[[str], None],
+) -> tuple[Dataset, list[Path]]:
+    """Reads text without labels: of a folder or a data set of the Hub, one split.
+
+    Args:
+        task: As for :func:`read_unlabelled`.
+        section: Where the text is, as ``task.unlabelled`` says it.
+        splits: Clean rows with labels. A text that is in validation or test is left out.
+        dropped: Counts the rows left out, by reason.
+        progress: Called with one line for each step that takes time.
+
+    Returns:
+        Clean rows with the task's columns, labels being None, and the files that were read.
+
+    Raises:
+        UnresolvedReferenceError: There is no such data, or it cannot be had now.
+        DataError: It cannot be read, lacks a column, or no row is left.
+    """
     names = None if section.split is None else {"train": section.split}
     where = section.model_dump(exclude={"split", "columns"})
     settings = task.settings.model_copy(update={**where, **section.columns, "split_names": names})
@@ -43,13 +81,13 @@ def read_unlabelled(
     reasons: Counter[str] = Counter()
     rows = other.clean_texts(raw.splits["train"], reasons)
     kept, left_out = unknown_rows(keys_of(task, rows), held_out(task, splits))
-    for reason, count in (reasons + left_out).items():
-        dropped[f"unlabelled, {reason}"] += count
+    dropped.update(reasons + left_out)
     if not kept:
         found = ", ".join(f"{count} with {reason}" for reason, count in reasons.items() if count) or "It has no rows"
         found += f", {left_out[HELD_OUT]} {HELD_OUT}" if left_out else ""
         raise DataError(f"No text of '{settings.dataset}' can be learned from.", f"{found}.", "Use other text.")
-    return like(rows.select(kept), splits["train"]), raw.files
+    labelled = splits["train"].select_columns([name for name in splits["train"].column_names if name in task.columns])
+    return like(rows.select(kept), labelled), raw.files
 
 
 def held_out(task: Task, splits: Mapping[str, Dataset]) -> dict[str, set[bytes]]:

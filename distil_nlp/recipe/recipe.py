@@ -20,6 +20,7 @@ from distil_nlp.recipe.arguments import check_training_arguments
 from distil_nlp.recipe.errors import FaultError, explain
 from distil_nlp.recipe.sections import (
     PARTS,
+    Arguments,
     BenchSection,
     EvaluationSection,
     ExportSection,
@@ -29,8 +30,10 @@ from distil_nlp.recipe.sections import (
     StudentSection,
     WeightingSection,
     folder_name,
+    mapping,
     unique,
 )
+from distil_nlp.recipe.stages import Stage, Stages, check_text
 from distil_nlp.recipe.tasks import AnyTaskSection
 from distil_nlp.recipe.teachers import MemberSection, TeacherSection
 
@@ -63,13 +66,6 @@ def _names_of_controls(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def _mapping(value: Any) -> Any:
-    return {} if value is None else value
-
-
-Arguments = Annotated[dict[str, Any], BeforeValidator(_mapping)]
-
-
 class Recipe(Section):
     """A whole run: ``Recipe.load("movie_sentiment", ["training.num_train_epochs=1"])``.
 
@@ -82,7 +78,8 @@ class Recipe(Section):
     task: AnyTaskSection
     teacher: TeacherSection
     student: StudentSection
-    objectives: Annotated[dict[str, Arguments], BeforeValidator(_mapping)] = Field(default_factory=dict)
+    stages: Stages = Field(default_factory=dict)
+    objectives: Annotated[dict[str, Arguments], BeforeValidator(mapping)] = Field(default_factory=dict)
     weighting: WeightingSection | None = None
     training: Arguments = Field(default_factory=dict)
     control: Annotated[
@@ -101,8 +98,9 @@ class Recipe(Section):
         if self.task.labelled:
             return self
         found = f"Rows of {self.task.name} have no labels: only a teacher says what is right."
-        if "task_loss" in self.objectives:
-            raise FaultError(found, "Leave it out.", key="objectives.task_loss")
+        for stage in self.distillation:
+            if "task_loss" in stage.objectives:
+                raise FaultError(found, "Leave it out.", key=stage.key("objectives.task_loss"))
         if self.control:
             raise FaultError(found, "Leave it out: a control is trained without a teacher.", key="control")
         if self.teacher.fine_tune is not None:
@@ -125,7 +123,9 @@ class Recipe(Section):
     def _check_groups(self) -> Recipe:
         if getattr(self.task, "group", None) is None:
             return self
-        sections = {"training": self.training, "teacher.fine_tune": self.teacher.fine_tune}
+        sections: dict[str, dict[str, Any] | None]
+        sections = {stage.key("training"): stage.training for stage in self.distillation if stage.text is None}
+        sections["teacher.fine_tune"] = self.teacher.fine_tune
         for number, member in enumerate(self.teacher.ensemble.members if self.teacher.ensemble else ()):
             sections[f"teacher.ensemble.members.{number}.fine_tune"] = member.fine_tune
         for section, arguments in sections.items():
@@ -160,6 +160,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         from_teacher = self.student.model is None
+        for stage in self.distillation:
+            if stage.text is not None:
+                started = from_teacher and self.student.start == "teacher"
+                check_text(stage, self.task, pretrained=self.pretrained is not None, from_teacher=started)
         if from_teacher and self.pretrained is None:
             found = "The teacher is already fine-tuned, and the recipe does not say from which checkpoint."
             fix = "Give teacher.base (the model it was fine-tuned from), or teacher.fine_tune, or "
@@ -196,7 +200,8 @@ class Recipe(Section):
         except ValidationError as error:
             raise explain(error, cls, source) from None
         recipe._source = source
-        check_training_arguments(recipe.training, source, ("training",))
+        for stage in recipe.distillation:
+            check_training_arguments(stage.training, source, tuple(stage.key("training").split(".")))
         check_training_arguments(recipe.teacher.fine_tune or {}, source, ("teacher", "fine_tune"))
         for number, member in enumerate(recipe.teacher.ensemble.members if recipe.teacher.ensemble else ()):
             place = ("teacher", "ensemble", "members", str(number), "fine_tune")
@@ -207,6 +212,15 @@ class Recipe(Section):
     def teachers(self) -> dict[str, MemberSection]:
         """Every model that teaches, by its name in the run, with all that is said of it; the first makes students."""
         return self.teacher.models(self.seed)
+
+    @property
+    def distillation(self) -> tuple[Stage, ...]:
+        """What the student goes through, in order: ``stages``, and last the recipe's own objectives and training."""
+        earlier = [
+            Stage(name, stage.objectives, stage.weighting, stage.training, stage.text)
+            for name, stage in self.stages.items()
+        ]
+        return (*earlier, Stage("", self.objectives, self.weighting, self.training))
 
     @property
     def pretrained(self) -> ModelReference | None:

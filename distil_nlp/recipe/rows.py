@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from distil_nlp.recipe.errors import FaultError
 from distil_nlp.recipe.sections import Count, Section, Sha256, Word, check_hash, unique
@@ -38,6 +38,13 @@ class UnlabelledSection(Section):
     def _check_dataset(self) -> UnlabelledSection:
         check_hash("dataset", self.dataset, self.sha256)
         return self
+
+
+def _dataset(value: Any) -> Any:
+    return {"dataset": value} if isinstance(value, str) else value
+
+
+Texts = Annotated[UnlabelledSection | None, BeforeValidator(_dataset)]
 
 
 class AugmentSection(Section):

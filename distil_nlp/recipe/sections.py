@@ -34,6 +34,11 @@ def _threads(value: Any) -> Any:
     raise FaultError(f"It is {value!r}.", "Give a number of threads from 1 up, or 'all'.")
 
 
+def mapping(value: Any) -> Any:
+    """A section that is left empty has no keys."""
+    return {} if value is None else value
+
+
 def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Refuses a list that repeats a value."""
     if len(set(values)) < len(values):
@@ -75,6 +80,7 @@ Fraction = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Sha256 = Annotated[str, AfterValidator(_hash)]
+Arguments = Annotated[dict[str, Any], BeforeValidator(mapping)]
 Word = Annotated[str, Field(min_length=1)]
 
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from distil_nlp.errors import near_match
 from distil_nlp.recipe.errors import FaultError
-from distil_nlp.recipe.rows import AugmentSection, Encoding, UnlabelledSection
+from distil_nlp.recipe.rows import AugmentSection, Encoding, Texts
 from distil_nlp.recipe.sections import Count, Fraction, Section, Sha256, Word, check_hash, unique
 
 SPLITS = ("train", "validation", "test")
@@ -35,10 +35,6 @@ def _known_splits(names: dict[str, str]) -> dict[str, str]:
     if "train" not in names or len(set(names.values())) < len(names):
         raise FaultError(f"It is {names}.", "Name the data's split for train, and another for each of the others.")
     return names
-
-
-def _dataset(value: Any) -> Any:
-    return {"dataset": value} if isinstance(value, str) else value
 
 
 class TaskSection(Section):
@@ -72,7 +68,7 @@ class TaskSection(Section):
     metrics: Annotated[tuple[Word, ...], AfterValidator(unique)] = ()
     encoding: Encoding = "utf-8"
     split_names: Annotated[dict[str, Word], AfterValidator(_known_splits)] | None = None
-    unlabelled: Annotated[UnlabelledSection | None, BeforeValidator(_dataset)] = None
+    unlabelled: Texts = None
     augment: AugmentSection | None = None
 
     @property

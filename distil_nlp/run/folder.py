@@ -28,7 +28,7 @@ FIRST_STAGE = {
     **dict.fromkeys(("task", "teacher", "seed"), "teach"),
     **dict.fromkeys(("teacher.store", "teacher.quantization"), "distill"),
     **dict.fromkeys((f"teacher.ensemble.{key}" for key in ("weights", "by_confidence", "average")), "distill"),
-    **dict.fromkeys(("student", "objectives", "weighting", "training"), "distill"),
+    **dict.fromkeys(("student", "stages", "objectives", "weighting", "training"), "distill"),
     **dict.fromkeys(("task.unlabelled", "task.augment"), "distill"),
     "control": "control",
     "evaluation": "evaluate",
@@ -67,10 +67,10 @@ class RunFolder:
                     "Add --resume to go on with it (finished stages are kept), or give another --output-dir.",
                 )
             earlier = Recipe.load(saved)
-            if earlier != recipe:
+            if differing := _differences(earlier, recipe):
                 raise RecipeError(
                     f"The run in {self.path} was to go on.",
-                    f"It was started with another recipe; these differ: {', '.join(_differences(earlier, recipe))}.",
+                    f"It was started with another recipe; these differ: {', '.join(differing)}.",
                     "Go on with the same recipe and overrides, or give another --output-dir.",
                 )
 
@@ -82,7 +82,9 @@ class RunFolder:
         if changed := _differences(earlier, recipe):
             first = min(STAGES.index(_first_stage(key)) for key in changed)
             self.forget_from(STAGES[first])
-            self._set_aside(dict.fromkeys(earlier.teachers, "teach") | MODELS, STAGES[first:])
+            students = [stage.model for stage in earlier.distillation]
+            made = dict.fromkeys(earlier.teachers, "teach") | MODELS | dict.fromkeys(students, "distill")
+            self._set_aside(made, STAGES[first:])
         recipe.save(self.path / "recipe.yaml")
         write_json(self.path / "environment.json", environment(recipe.seed))
 
@@ -222,9 +224,13 @@ def _first_stage(key: str) -> str:
 
 def _differences(earlier: Recipe, recipe: Recipe) -> list[str]:
     def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not value:
             return {prefix: value}
         return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}".strip(".")).items()}
 
     old, new = flat(earlier.model_dump(mode="json")), flat(recipe.model_dump(mode="json"))
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    missing = object()
+    changed = {key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing)}
+    if list(earlier.stages) != list(recipe.stages):  # their order, too
+        changed.add("stages")
+    return sorted(changed)

@@ -28,6 +28,7 @@ def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str)
     results = {
         name: folder.result(name) for name in ("teach", "distill", "control", "export", "bench") if folder.has(name)
     }
+    results = _each_stage(results)
     ledger = Ledger(
         name=recipe.name,
         task=recipe.task.name,
@@ -43,7 +44,7 @@ def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str)
         loss_curves=_curves(results),
         cost=_cost(results, evaluated),
         environment=environment(recipe.seed),
-        **_layers(results.get("distill", {})),
+        **_layers(results),
     )
     for name, interval in evaluated["gains"].items():
         ledger.add_gain(
@@ -82,10 +83,22 @@ def _augmented(distilled: dict[str, Any]) -> dict[str, int]:
     return {"augmented": distilled["augmented"]} if distilled.get("augmented") else {}
 
 
-def _layers(distilled: dict[str, Any]) -> dict[str, Any]:
-    maps = distilled.get("layer_maps", {})
+def _each_stage(results: dict[str, Any]) -> dict[str, Any]:
+    """The results with those of distillation's earlier stages before the last one's, by the student that each left."""
+    each: dict[str, Any] = {}
+    for name, result in results.items():
+        each |= {**result.get("stages", {}), name: result}
+    return each
+
+
+def _layers(results: dict[str, Any]) -> dict[str, Any]:
+    distilled = results.get("distill", {})
     return {
-        "layer_maps": [LayerMap(name=name, pairs=pairs) for name, pairs in maps.items()],
+        "layer_maps": [
+            LayerMap(name=name if stage == "distill" else f"{name} ({stage})", pairs=pairs)
+            for stage, result in results.items()
+            for name, pairs in result.get("layer_maps", {}).items()
+        ],
         "student_layers": distilled.get("student_layers"),
         "teacher_layers": distilled.get("teacher_layers"),
     }
@@ -99,7 +112,9 @@ def _trainings(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _trained(stage: str, result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What each model that a stage has trained left, by its name."""
     parts: dict[str, dict[str, Any]] = {**result.get("teachers", {}), **result.get("controls", {})}
-    return {"student": result} if stage == "distill" else parts
+    if "log_history" in result:  # of one model alone
+        return {"student" if stage == "distill" else stage: result}
+    return parts
 
 
 def _curves(results: dict[str, Any]) -> list[Curve]:

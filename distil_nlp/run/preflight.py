@@ -8,7 +8,7 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 from distil_nlp.blocks import describe, inner_model
 from distil_nlp.build import Assembly
+from distil_nlp.build.assembly import Lesson
+from distil_nlp.build.loss import check_features_only
 from distil_nlp.build.teaching import knows_all, make_guide, make_stored
 from distil_nlp.capture import capture, prepare_attention
 from distil_nlp.data.augment import augmented
@@ -25,6 +27,7 @@ from distil_nlp.evaluation.efficiency import count_parameters, weights_mb
 from distil_nlp.export import check_rules
 from distil_nlp.mapping import LayerPairs
 from distil_nlp.objectives import LayerObjective, Objective
+from distil_nlp.recipe.stages import Stage
 from distil_nlp.signals import Batch, Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
 
@@ -86,8 +89,10 @@ def check(assembly: Assembly, teachers: Mapping[str, PreTrainedModel] | None = N
     Raises:
         DistilError: for whatever would stop the run later.
     """
-    objectives = assembly.objectives()
-    for arguments in (*(each.fine_tune for each in assembly.recipe.teachers.values()), assembly.recipe.training):
+    recipe = assembly.recipe
+    stages = [(stage, assembly.objectives(stage)) for stage in recipe.distillation]
+    fine_tuned = [member.fine_tune for member in recipe.teachers.values()]
+    for arguments in (*fine_tuned, *(stage.training for stage in recipe.distillation)):
         assembly.training_arguments(arguments or {}, Path(gettempdir()))
     summary, _ = assembly.data.summary, assembly.metrics
     teachers = _tried_teachers(assembly, teachers)
@@ -97,24 +102,27 @@ def check(assembly: Assembly, teachers: Mapping[str, PreTrainedModel] | None = N
     guides = {name: parts.trimmed(model) for name, model in teachers.items()}
     [teacher, *_] = guides.values()
     student = parts.student(teacher)
-    if assembly.recipe.export is not None and assembly.task.predicts == "text":
+    if recipe.export is not None and assembly.task.predicts == "text":
         check_rules(student.generation_config)
-    batch = _one_batch(parts)
-    parts.choose_layers(objectives, student, teacher)
-    guide = as_teacher(parts.guide(guides))
-    terms, activations = _terms(objectives, student, guide, batch)
-    _try_store(assembly, guide, objectives)
+    lesson = Lesson(teacher, parts.guide(guides), parts.rows["train"])
+    tried = [_try_stage(parts, stage, objectives, student, lesson) for stage, objectives in stages]
     parameters = {"teacher": sum(map(count_parameters, teachers.values())), "student": count_parameters(student)}
     needed = {"teacher": sum(map(weights_mb, guides.values())), "student": 16 * parameters["student"] / 1e6}
     return Preflight(
-        rows=summary.rows,
+        rows=summary.rows
+        | {stage.name: each.rows for (stage, _), each in zip(stages, tried, strict=True) if stage.text},
         dropped=summary.dropped,
         label_names=summary.label_names,
         majority_baseline=summary.majority_baseline,
-        layer_map={o.name: o.layer_map for o in objectives if isinstance(o, LayerObjective)},
-        terms=terms,
+        layer_map={
+            _term(stage, o.name): o.layer_map
+            for stage, objectives in stages
+            for o in objectives
+            if isinstance(o, LayerObjective)
+        },
+        terms={name: value for each in tried for name, value in each.terms.items()},
         parameters=parameters,
-        memory_mb=_memory(assembly, teachers, needed) | {"activations": activations},
+        memory_mb=_memory(assembly, teachers, needed) | {"activations": max(each.activations_mb for each in tried)},
         augmented=copies,
     )
 
@@ -137,6 +145,33 @@ def _try_augmentation(assembly: Assembly, teacher: PreTrainedModel) -> int:
         return 0
     augmented(rows.select(range(min(8, len(rows)))), list(assembly.task.text_columns), how)
     return len(rows) * how.copies
+
+
+class _Tried(NamedTuple):
+    """What a batch of one stage showed."""
+
+    terms: dict[str, float]
+    activations_mb: float
+    rows: int
+
+
+def _term(stage: Stage, name: str) -> str:
+    return f"{stage.name}: {name}" if stage.name else name
+
+
+def _try_stage(
+    parts: Assembly, stage: Stage, objectives: list[Objective], student: PreTrainedModel, on_task: Lesson
+) -> _Tried:
+    """Runs one batch of a stage; the student is that before the first stage."""
+    lesson = parts.lesson(stage, on_task)
+    parts.choose_layers(objectives, student, lesson.teacher, lesson.rows)
+    guide = as_teacher(lesson.guide)
+    terms, activations = _terms(objectives, student, guide, _one_batch(parts, stage, lesson.rows))
+    if stage.text is not None:
+        check_features_only(parts.recipe, stage, objectives)
+    else:
+        _try_store(parts, guide, objectives)
+    return _Tried({_term(stage, name): value for name, value in terms.items()}, activations, len(lesson.rows))
 
 
 def _try_store(assembly: Assembly, guide: Teacher, objectives: list[Objective]) -> None:
@@ -181,9 +216,8 @@ def refuse_weak_teacher(assembly: Assembly, teacher: PreTrainedModel | Teacher, 
         )
 
 
-def _one_batch(assembly: Assembly) -> dict[str, Tensor]:
-    size = int(assembly.recipe.training.get("per_device_train_batch_size", 8))
-    rows = assembly.rows["train"]
+def _one_batch(assembly: Assembly, stage: Stage, rows: Any) -> dict[str, Tensor]:
+    size = int(stage.training.get("per_device_train_batch_size", 8))
     batch: Any = assembly.task.collator(assembly.tokenizer)([rows[i] for i in range(min(size, len(rows)))])
     return dict(batch)
 

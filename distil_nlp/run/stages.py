@@ -6,17 +6,14 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, set_seed
 
-from distil_nlp.build import Assembly
-from distil_nlp.build.teaching import make_stored
 from distil_nlp.errors import TrainingError
 from distil_nlp.evaluation.artefacts import Artefact, OnnxArtefact, PyTorchArtefact
 from distil_nlp.evaluation.efficiency import (
@@ -31,11 +28,12 @@ from distil_nlp.evaluation.ledger import Ledger
 from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.evaluation.writing_speed import writing_table
 from distil_nlp.export import check_metric_drop, export_onnx, find_graphs, open_onnx
-from distil_nlp.objectives import LayerObjective, TaskLoss
 from distil_nlp.report.html import ledger_svg, render_html
 from distil_nlp.run import Run
+from distil_nlp.run.distill import distill, steps_on_the_task
 from distil_nlp.run.ledger import ledger_of
 from distil_nlp.run.preflight import refuse_weak_members, refuse_weak_teacher
+from distil_nlp.run.training import train
 from distil_nlp.teachers.quantized import is_quantized
 
 SAMPLES = 4  # batches for the parity check of an export
@@ -59,7 +57,7 @@ def run_stage(run: Run, name: str) -> None:
     started = time.perf_counter()
     with _full_disk_explained(run.folder.path):
         result = STAGES[name](run)
-        run.folder.finish(name, {**result, "seconds": time.perf_counter() - started})
+        run.folder.finish(name, {"seconds": time.perf_counter() - started, **result})
 
 
 def teach(run: Run) -> dict[str, Any]:
@@ -74,45 +72,19 @@ def teach(run: Run) -> dict[str, Any]:
     return {"teachers": run.take_results(run.recipe.teachers)}
 
 
-def distill(run: Run) -> dict[str, Any]:
-    """Trains the student under the recipe's objectives."""
-    teachers = run.saved("teacher")
-    [teacher, *_] = teachers.values()
-    copies = run.parts.copies(teacher)
-    parts = run.parts.for_student(teacher, copies)
-    teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
-    [teacher, *_] = teachers.values()
-    student = parts.student(teacher)
-    guide = parts.guide(teachers)
-    loss = parts.loss(student, teacher)
-    rows, augmented = parts.student_rows(teacher, copies, run.folder.path)
-    stored = make_stored(run.recipe, guide, run.folder.path / "teacher_outputs", loss["objectives"])
-    if stored is not None:
-        stored.expected_rows = _rows_trained_on(run, len(rows))
-    taught = {"teacher": stored or guide, "rows": rows}
-    result = _train(run, "student", student, parts, arguments=run.recipe.training, **taught, **loss)
-    return {
-        **result,
-        "augmented": augmented,
-        "layer_maps": {o.name: o.layer_map for o in loss["objectives"] if isinstance(o, LayerObjective)},
-        "student_layers": student.config.get_text_config().num_hidden_layers,
-        "teacher_layers": teacher.config.get_text_config().num_hidden_layers,
-    }
-
-
 def control(run: Run) -> dict[str, Any]:
     """Trains the student's architecture on the labelled rows, for as many steps as the student, without a teacher.
 
-    Where the student has no other rows, both see the same ones in the same order.
+    Those on text alone do not count. Where the student has no other rows, both see the same ones in the same order.
     """
     parts = run.parts_of("student")
     [first, *_] = run.recipe.teachers
     teacher = parts.trimmed(parts.load_saved(run.folder.model(first)))
-    arguments = {**run.recipe.training, "max_steps": run.folder.result("distill")["steps"]}
+    arguments = {**run.recipe.training, "max_steps": steps_on_the_task(run)}
     for name in run.controls:
         if not run.folder.has(name):  # or else the stage was interrupted after it
             model = parts.control(name.removeprefix("control_"), teacher)
-            run.folder.finish(name, _train(run, name, model, parts, arguments=arguments))
+            run.folder.finish(name, train(run, name, model, parts, arguments=arguments))
     return {"controls": run.take_results(run.controls)}
 
 
@@ -232,43 +204,9 @@ def _taught(run: Run, name: str) -> dict[str, Any]:
     member = run.recipe.teachers[name]
     model = run.parts.teacher(member)
     if member.fine_tune is not None:
-        return _train(run, name, model, run.parts, arguments=member.fine_tune, seed=member.seed)
+        return train(run, name, model, run.parts, arguments=member.fine_tune, seed=member.seed)
     run.save_model(name, model, run.parts)
     return {"parameters": None, "log_history": []}
-
-
-def _rows_trained_on(run: Run, rows: int) -> int:
-    """How many of the student's rows its training asks the teacher for."""
-    arguments = run.parts.training_arguments(run.recipe.training, run.folder.checkpoints / "student")
-    if arguments.max_steps <= 0:
-        return rows
-    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    return min(rows, arguments.max_steps * batch)
-
-
-def _train(
-    run: Run, name: str, model: PreTrainedModel, parts: Assembly, *, arguments: dict[str, Any], **trainer: Any
-) -> dict[str, Any]:
-    """Trains a model from its newest checkpoint, if there is one, saves it, and only then drops its checkpoints."""
-    checkpoints = run.folder.checkpoints / name
-    seed = trainer.setdefault("seed", run.recipe.seed)
-    if trainer.get("objectives") is None:
-        trainer["objectives"] = [TaskLoss()]
-    set_seed(seed)
-    training = parts.trainer(model, arguments=arguments, output_dir=checkpoints, **trainer)
-    set_seed(seed)  # again: objectives may have drawn their first weights
-    training.train(resume_from_checkpoint=True)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    run.save_model(name, model, parts)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    with suppress(OSError):  # another model's checkpoints are there
-        checkpoints.parent.rmdir()
-    return {
-        "parameters": trained,
-        "size_mb": size_mb(run.folder.model(name)),
-        "steps": training.state.global_step,
-        "log_history": training.state.log_history,
-    }
 
 
 @contextmanager

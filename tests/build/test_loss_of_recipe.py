@@ -36,9 +36,9 @@ def load(tmp_path):
 
 def test_schedules_start_with_their_first_value(load):
     recipe = load(SCHEDULED)
-    objectives = make_objectives(recipe)
+    objectives = make_objectives(recipe, recipe.distillation[-1])
     assert (objectives[1].weight, objectives[1].temperature) == (1.0, 8.0)
-    callbacks = make_schedules(recipe, objectives)
+    callbacks = make_schedules(recipe, recipe.distillation[-1], objectives)
     assert [(c.name, c.schedule) for c in callbacks] == [
         ("logits_kl/weight", Linear(1.0, 0.2)),
         ("logits_kl/temperature", Cosine(8.0, 1.0)),
@@ -48,10 +48,10 @@ def test_schedules_start_with_their_first_value(load):
 
 def test_the_default_objectives_follow_no_schedule(load):
     recipe = load("")
-    objectives = make_objectives(recipe)
+    objectives = make_objectives(recipe, recipe.distillation[-1])
     assert [o.name for o in objectives] == ["task_loss", "logits_kl"]
-    assert make_schedules(recipe, objectives) == []
-    assert make_weighting(recipe) is None
+    assert make_schedules(recipe, recipe.distillation[-1], objectives) == []
+    assert make_weighting(recipe, recipe.distillation[-1]) is None
 
 
 @pytest.mark.parametrize(
@@ -68,17 +68,17 @@ def test_the_default_objectives_follow_no_schedule(load):
 def test_mistakes_have_their_place(load, terms, place, words):
     recipe = load(f"objectives: {terms}\n")
     with pytest.raises(RecipeError, match=words) as caught:
-        make_schedules(recipe, make_objectives(recipe))
+        make_schedules(recipe, recipe.distillation[-1], make_objectives(recipe, recipe.distillation[-1]))
     assert place in str(caught.value)
 
 
 def test_weightings_have_their_defaults_filled_in(load, tmp_path):
     uncertainty = load("weighting: {method: uncertainty}\n")
-    made = make_weighting(uncertainty)
+    made = make_weighting(uncertainty, uncertainty.distillation[-1])
     assert isinstance(made, Uncertainty)
     assert made.learning_rate == 0.01
     recipe = load("weighting: {method: grad_norm, alpha: 0.5, every: 5}\n")
-    made = make_weighting(recipe)
+    made = make_weighting(recipe, recipe.distillation[-1])
     assert isinstance(made, GradNorm)
     assert (made.alpha, made.every, made.rate) == (0.5, 5, 0.2)
     recipe.save(tmp_path / "saved.yaml")

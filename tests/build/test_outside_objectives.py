@@ -115,7 +115,7 @@ def test_only_a_recipe_named_by_its_path_runs_code(module, tmp_path, monkeypatch
     shipped = Recipe.load("movie_sentiment", ["objectives={'module_of_a_user:Mine': {}}"])
     assert shipped.code_folder is None
     with pytest.raises(RecipeError, match="named by the path of their file"):
-        make_objectives(shipped)
+        make_objectives(shipped, shipped.distillation[-1])
     shutil.copy(Path(__file__).parents[2] / "tasks" / "movie_sentiment.yaml", tmp_path / "mine.yaml")
     assert Recipe.load(tmp_path / "mine.yaml").code_folder == tmp_path.resolve()
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from distil_nlp.build import Assembly
 from distil_nlp.recipe import Recipe
-from distil_nlp.run import stages
+from distil_nlp.run import distill, stages
 from distil_nlp.run.folder import RunFolder
 from distil_nlp.teachers import EnsembleTeacher, StoredTeacher
 from distil_nlp.training import DistillationTrainer
@@ -255,7 +255,7 @@ def test_one_checkpoint_under_two_seeds_goes_on_where_it_was(
     teacher = {"model": str(case.model), "fine_tune": SHORT, "ensemble": ensemble, "store": {"budget_mb": 50}}
     recipe = case.recipe(tmp_path, teacher=teacher, control=False, export=None)
     run, trained = tmp_path / "run", []
-    train, compute_loss = stages._train, DistillationTrainer.compute_loss
+    train, compute_loss = distill.train, DistillationTrainer.compute_loss
     with pytest.MonkeyPatch.context() as patch:
 
         def interrupted(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
@@ -267,10 +267,13 @@ def test_one_checkpoint_under_two_seeds_goes_on_where_it_was(
         assert command("run", recipe, "--output-dir", run).code == 130
     assert same(run / "teacher_1", alone[7])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_train", lambda run, name, *a, **kw: trained.append(name) or train(run, name, *a, **kw))
+        for module in (stages, distill):
+            patch.setattr(
+                module, "train", lambda run, name, *a, **kw: trained.append(name) or train(run, name, *a, **kw)
+            )
         seen: list[Any] = []
-        made = stages.make_stored
-        patch.setattr(stages, "make_stored", lambda *a: seen.append(made(*a)) or seen[-1])
+        made = distill.make_stored
+        patch.setattr(distill, "make_stored", lambda *a: seen.append(made(*a)) or seen[-1])
         outcome = command("run", recipe, "--output-dir", run, "--resume")
     assert outcome.code == 0, outcome.err
     assert trained == ["teacher_2", "student"]

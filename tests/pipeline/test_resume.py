@@ -138,8 +138,8 @@ def test_a_control_that_is_trained_is_not_trained_again(finished, tmp_path):
         assert command("run", finished.recipe, "--output-dir", run, "--resume").code == 130
     trained = []
     with pytest.MonkeyPatch.context() as patch:
-        train = stages._train
-        patch.setattr(stages, "_train", lambda run, name, *a, **kw: trained.append(name) or train(run, name, *a, **kw))
+        train = stages.train
+        patch.setattr(stages, "train", lambda run, name, *a, **kw: trained.append(name) or train(run, name, *a, **kw))
         outcome = command("run", finished.recipe, "--output-dir", run, "--resume")
     assert outcome.code == 0, outcome.err
     assert trained == ["control_same_start"]
