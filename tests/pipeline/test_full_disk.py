@@ -101,7 +101,7 @@ def test_while_figures_are_saved(finished, tmp_path, monkeypatch, stage, place):
 
 def test_another_error_is_not_taken_for_a_full_disk(finished, tmp_path, monkeypatch):
     run = finished.copy(tmp_path / "run", without=["evaluate"])
-    monkeypatch.setattr(rows, "torch_forward", raises(RuntimeError("a bug")))
+    monkeypatch.setattr(rows, "TorchPredictor", raises(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         command("run", finished.recipe, "--output-dir", run, "--resume")
 
