@@ -32,6 +32,9 @@ install: $(INSTALLED)  ## Installs the library and its tools into the active vir
 demo: $(RUNNABLE)  ## Fine-tunes, distils, exports and reports on real sentences (about 12 minutes on 2 cores).
 	$(BIN)/distil-nlp run movie_sentiment --output-dir runs/movie_sentiment --resume
 
+# Their models are so small that a second thread only gets in the way.
+test test-lowest: export OMP_NUM_THREADS = 1
+
 test: $(FETCHED)  ## Runs all tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
