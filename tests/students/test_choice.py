@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tiny_models import FAMILIES, batch, tiny_model
 from tiny_seq2seq import collate, seq2seq_rows, tiny_seq2seq
 
@@ -103,9 +104,22 @@ def test_cka_keeps_the_blocks_that_stand_for_all(family, item):
             "num_hidden_layers": expected
         }
         assert teacher.training
+    if not reloads(teacher.config, expected):
+        pytest.skip("this transformers cannot reload a ModernBERT whose layers are all of one kind")
     student = build_student(teacher, num_layers=2, layers="cka", batches=[made])
     twin = build_student(teacher, layers=expected)
     assert all(torch.equal(value, twin.state_dict()[name]) for name, value in student.state_dict().items())
+
+
+def reloads(config, kept):
+    """Whether transformers can read what it writes of a configuration with these layers."""
+    kinds = getattr(config, "layer_types", None)
+    values = {**config.to_dict(), **({"layer_types": [kinds[layer - 1] for layer in kept]} if kinds else {})}
+    try:
+        type(config).from_dict({**values, "num_hidden_layers": len(kept)} if kinds else values)
+    except StrictDataclassError:
+        return False
+    return True
 
 
 def test_blocks_that_are_alike_have_one_that_stands_for_them():

@@ -39,7 +39,7 @@ def rounded(model: Any, quantized: Any) -> Any:
             expected = np.array([np.abs(row).max() / 127.5 for row in exact])  # half of what 8 bits span
             np.testing.assert_allclose(scales[:, 0], expected, rtol=1e-6)
             nearest = np.clip(np.rint(exact / expected[:, None]), -128, 127)
-            assert (integers == nearest).mean() > 0.99  # a row's largest value is halfway between two
+            assert (integers != nearest).sum(axis=1).max() <= 1  # a row's largest value is halfway between two
             assert np.abs(integers - nearest).max() <= 1
             module.weight.data = torch.from_numpy(integers * scales)
     return model
