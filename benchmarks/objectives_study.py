@@ -96,7 +96,6 @@ class Method:
     objectives: dict[str, Any]
     rows: str = "train"  # or with "unlabelled" text, or "augmented" copies
     start: str = "teacher"
-    layers: tuple[int, ...] | None = None
     length: int = 1
 
 
@@ -130,13 +129,12 @@ def recipe_of(data: Path, dataset: str, layers: int, seed: int, method: Method) 
         task["unlabelled"] = {**unlabelled, "dataset": str(data / unlabelled["dataset"])}
     if method.rows != "train":
         task["augment"] = AUGMENT
-    kept = {"num_layers": layers} if method.layers is None else {"layers": list(method.layers)}
     values = {
         "name": dataset,
         "seed": seed,
         "task": task,
         "teacher": {**MODEL, "fine_tune": {**TRAINING, **TEACHER, **settings["teacher"]}},
-        "student": {**kept, "start": method.start},
+        "student": {"num_layers": layers, "start": method.start},
         "objectives": method.objectives,
         "training": {**TRAINING, "num_train_epochs": settings["epochs"] * method.length},
     }
