@@ -65,3 +65,8 @@ def near_match(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(names)}."
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says."""
+    return str(error).strip().partition("\n")[0]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distil_nlp.errors import UnresolvedReferenceError
+from distil_nlp.errors import UnresolvedReferenceError, first_line
 from distil_nlp.wheels import SCHEME, WheelMember, closest
 
 logger = logging.getLogger(__name__)
@@ -190,10 +190,9 @@ def hub_access(source: Path | HubReference) -> Iterator[None]:
         near = difflib.get_close_matches(source.name, (path.name for path in Path().iterdir()), n=1)
         hint = f" There is a local '{near[0]}': did you mean './{near[0]}'?" if near else ""
         offline = "HF_HUB_OFFLINE is set, and there is no local copy. " if source.local_files_only else ""
-        reason = str(error).strip().partition("\n")[0]
         raise UnresolvedReferenceError(
             f"Cannot load '{source}' from the Hugging Face Hub.",
-            f"{offline}{type(error).__name__}: {reason}",
+            f"{offline}{type(error).__name__}: {first_line(error)}",
             "Check the name, the revision and the connection (HF_ENDPOINT names a mirror, `hf auth login`"
             f" opens private repositories), or use a local folder or a {SCHEME} reference instead.{hint}",
         ) from error

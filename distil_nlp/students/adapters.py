@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from distil_nlp.blocks import find_stacks
-from distil_nlp.errors import MissingExtraError, ModelError
+from distil_nlp.errors import MissingExtraError, ModelError, first_line
 
 
 def add_lora(
@@ -56,7 +56,7 @@ def add_lora(
         linear = sorted({name.rpartition(".")[2] for name in inside})
         raise ModelError(
             f"Adapters were to be added to {target_modules}.",
-            str(error).partition("\n")[0],
+            first_line(error),
             f"The linear layers of {type(student).__name__} are named {', '.join(linear)}.",
         ) from error
 

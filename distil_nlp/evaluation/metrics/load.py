@@ -8,7 +8,7 @@ from typing import Any
 import evaluate
 from numpy.typing import ArrayLike
 
-from distil_nlp.errors import RecipeError, UnresolvedReferenceError, near_match
+from distil_nlp.errors import RecipeError, UnresolvedReferenceError, first_line, near_match
 from distil_nlp.evaluation.metrics.base import METRICS
 
 _LOWER_ON_THE_HUB = {"brier_score", "cer", "mae", "mape", "mase", "perplexity", "smape", "ter", "wer"}
@@ -34,10 +34,9 @@ def load_metric(name: str) -> evaluate.EvaluationModule:
     try:
         return evaluate.load(name)
     except (OSError, HTTPError, ImportError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise UnresolvedReferenceError(
             f"There is no metric '{name}' here, and it cannot be loaded from the Hub.",
-            f"{type(error).__name__}: {reason}",
+            f"{type(error).__name__}: {first_line(error)}",
             f"{near_match(name, METRICS)} These need no network.",
         ) from error
 
@@ -125,10 +124,9 @@ def _try(
     try:
         values = _values(name, metric.compute(predictions=given, references=right))
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise RecipeError(
             f"The metric '{name}' of the Hub does not suit the task, whose predictions are of the kind '{takes}'.",
-            f"Tried on two rows it fails with {type(error).__name__}: {reason}",
+            f"Tried on two rows it fails with {type(error).__name__}: {first_line(error)}",
             f"Use {', '.join(other for other in METRICS if METRICS[other].takes == takes)}.",
         ) from error
     if headline and list(values) != [name]:
