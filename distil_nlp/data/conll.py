@@ -9,7 +9,7 @@ from distil_nlp.errors import DataError
 TaggedSentences = tuple[list[list[str]], list[list[str]]]
 
 
-def read_conll(lines: Iterable[str], where: str) -> TaggedSentences:
+def read_conll(lines: Iterable[str], where: str, *, tagged: bool = True) -> TaggedSentences:
     """Reads the format of the CoNLL shared tasks.
 
     Columns are apart by tabs, or by spaces in a line without tabs; the word is in the first and its tag in the last.
@@ -18,12 +18,13 @@ def read_conll(lines: Iterable[str], where: str) -> TaggedSentences:
     Args:
         lines: Of a file.
         where: The file, for messages.
+        tagged: Whether each word must have a tag; if not, a word may be alone, and is returned in the tag's place.
 
     Returns:
         The words and the tags of each sentence.
 
     Raises:
-        DataError: A line has one column alone, or no word.
+        DataError: A line has no word, or no tag where it must have one.
     """
     words: list[list[str]] = [[]]
     tags: list[list[str]] = [[]]
@@ -36,11 +37,11 @@ def read_conll(lines: Iterable[str], where: str) -> TaggedSentences:
             continue
         columns = content.rstrip("\r\n").split("\t") if "\t" in content else content.split()
         word, tag = columns[0], columns[-1].strip()
-        if len(columns) < 2 or not word or not tag:
+        if not word or (tagged and (len(columns) < 2 or not tag)):
             raise DataError(
                 f"Cannot read '{where}' as tagged words.",
                 f"Line {number} is {content.strip()!r}.",
-                "Write a word, a tab and its tag on each line, and a blank line after each sentence.",
+                f"Write a word{', a tab and its tag' * tagged} on each line, and a blank line after each sentence.",
             )
         words[-1].append(word)
         tags[-1].append(tag)

@@ -188,7 +188,7 @@ def _read_files(files: list[Path], split: str, task: DataSettings, columns: Mapp
             f"Use one of {', '.join(_BUILDERS)} (or one of them .gz).",
         )
     builder, options = _BUILDERS[suffix], {}
-    if builder == "text" and "tags" in columns:
+    if builder == "text" and "tokens" in columns:
         builder = "conll"
     if builder != "parquet":
         for file in files:
@@ -211,7 +211,8 @@ def _read_conll(files: list[Path], encoding: str, columns: Mapping[str, str]) ->
     rows: dict[str, list[list[str]]] = {columns.get(key, key): [] for key in ("tokens", "tags")}
     for file in files:
         with io.TextIOWrapper(_open(file), encoding=encoding) as lines:
-            for column, values in zip(rows.values(), read_conll(lines, str(file)), strict=True):
+            sentences = read_conll(lines, str(file), tagged="tags" in columns)
+            for column, values in zip(rows.values(), sentences, strict=True):
                 column += values
     return Dataset.from_dict(rows)
 

@@ -151,6 +151,16 @@ def test_a_text_file_and_a_split_by_its_name(tmp_path: Path) -> None:
         assert data.splits["unlabelled"]["text"][:] == [expected]
 
 
+@pytest.mark.parametrize("name", ["more.txt", "more.conll"])
+@pytest.mark.parametrize("lines", ["w20\nw21\n\nw22\n", "w20\tO\nw21\tB-Y\n\nw22\tO\n"])
+def test_a_file_of_words_a_line_with_tags_or_without(tmp_path: Path, name: str, lines: str) -> None:
+    (tmp_path / name).write_text(lines, encoding="utf-8")
+    data, (rows, _) = all_rows(tags(tmp_path, unlabelled={"dataset": str(tmp_path / name)}))
+    assert data.splits["unlabelled"]["tokens"][:] == [["w20", "w21"], ["w22"]]
+    assert data.splits["unlabelled"]["tags"][:] == [None, None]
+    assert rows["labels"][12:] == [[-100, -101, -101, -100], [-100, -101, -100]]
+
+
 def test_unlabelled_rows_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     more = write(tmp_path / "more.jsonl", [{"texts": "w20"}])
     with pytest.raises(DataError, match=r"(?s)more\.jsonl' has no column 'text'.*Did you mean 'texts'"):
