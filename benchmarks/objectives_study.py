@@ -134,14 +134,11 @@ def methods() -> dict[str, Method]:
         **{name: Method({name: {}}) for name in LOGITS},
         **{f"logits_kl T=2 + {name}": Method({**KL, name: arguments}) for name, arguments in FEATURES.items()},
     }
-    found = {**alone, **{f"{name}, twice as long": replace(method, length=2) for name, method in alone.items()}}
+    taught = {name: method for name, method in alone.items() if not name.startswith("no teacher")}
+    found = dict(alone)
     for rows in ("unlabelled", "augmented"):
-        found |= {
-            f"{name}, {rows}, twice as long": replace(method, rows=rows, length=2)
-            for name, method in alone.items()
-            if not name.startswith("no teacher")
-        }
-    return found
+        found |= {f"{name}, {rows}": replace(method, rows=rows) for name, method in taught.items()}
+    return found | {f"{name}, twice as long": replace(method, length=2) for name, method in found.items()}
 
 
 def recipe_of(data: Path, dataset: str, layers: int, seed: int, method: Method) -> Recipe:

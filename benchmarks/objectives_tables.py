@@ -2,7 +2,7 @@
 
     python benchmarks/objectives_tables.py
 
-Accuracy on the test rows, the mean over seeds, and the gain over the better control with its 95 % interval, from a
+The metric on the test rows, the mean over seeds, and the gain over the better control with its 95 % interval, from a
 paired bootstrap over test rows and, with them, over seeds. The better control of a table is the one with the highest
 mean on the very test rows, of all controls, whatever their start and length: no method is compared with less.
 """
@@ -29,15 +29,13 @@ def interval(ours: Runs, theirs: Runs, metric: str, draws: int = 4000) -> tuple[
     gains = []
     for _ in range(draws):
         rows = generator.integers(0, a.shape[1], a.shape[1])
-        first, second = (
-            score(x[generator.integers(0, len(x), len(x))][:, rows].sum(axis=1)).mean() for x in (a, b)
-        )
+        first, second = (score(x[generator.integers(0, len(x), len(x))][:, rows].sum(axis=1)).mean() for x in (a, b))
         gains.append(first - second)
     low, high = np.percentile(gains, [2.5, 97.5])
     return float(low), float(high)
 
 
-def table(by_method: dict[str, Runs], teacher: float) -> list[str]:
+def table(by_method: dict[str, Runs], teacher: float, metric: str) -> list[str]:
     """The lines of one data set and depth."""
     means = {name: statistics.mean(entry["test"] for entry in runs) for name, runs in by_method.items()}
     best = max((name for name in means if name.startswith("no teacher")), key=lambda name: means[name])
@@ -50,7 +48,7 @@ def table(by_method: dict[str, Runs], teacher: float) -> list[str]:
         if name == best:
             cells += ["the better control", ""]
         else:
-            low, high = interval(by_method[name], by_method[best])
+            low, high = interval(by_method[name], by_method[best], metric)
             gain = means[name] - means[best]
             cells += [f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", f"{gain / gap:+.0%}"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -67,8 +65,9 @@ def main() -> None:
             groups[entry["dataset"], entry["layers"]][entry["method"]].append(entry)
     for (dataset, layers), by_method in sorted(groups.items()):
         if any(name.startswith("no teacher") for name in by_method):
-            print(f"\n{dataset}, {layers} of 6 layers; the teacher has {teachers[dataset]:.3f}\n")
-            print("\n".join(table(by_method, teachers[dataset])))
+            metric = DATASETS[dataset]["metric"]
+            print(f"\n{dataset}, {layers} of 6 layers; the teacher has {teachers[dataset]:.3f} ({metric})\n")
+            print("\n".join(table(by_method, teachers[dataset], metric)))
 
 
 if __name__ == "__main__":
