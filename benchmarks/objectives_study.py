@@ -13,21 +13,19 @@ adds to the metric; a study that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import tempfile
 import time
-import zlib
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from datasets import disable_progress_bars
+from pairing import packed
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -246,20 +244,7 @@ class Bench:
             predictions = self.first.predictions(outputs, split)
             totals = METRICS[self.metric]().row_totals(self.first.references(split), predictions)
             found[split] = float(totals.score(totals.figures.sum(axis=0)))
-        return {**found, "rows": len(totals.figures), "figures": packed(totals.figures)}
-
-
-def packed(figures: np.ndarray) -> str:
-    """Small counts of all rows, compressed, as text."""
-    counts = figures.astype(np.uint8)
-    assert (counts == figures).all()
-    return base64.b64encode(zlib.compress(counts.tobytes(), 9)).decode()
-
-
-def unpacked(entry: dict[str, Any]) -> np.ndarray:
-    """What the rows of an entry add to its metric, ``[rows, figures]``."""
-    counts = np.frombuffer(zlib.decompress(base64.b64decode(entry["figures"])), np.uint8)
-    return counts.reshape(entry["rows"], -1).astype(float)
+        return {**found, "figures": packed(totals.figures)}
 
 
 def load() -> list[dict[str, Any]]:

@@ -13,26 +13,10 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-import numpy as np
-from objectives_study import DATASETS, load, unpacked
-
-from distil_nlp.evaluation.metrics import METRICS
+from objectives_study import DATASETS, load
+from pairing import interval
 
 Runs = list[dict[str, Any]]
-
-
-def interval(ours: Runs, theirs: Runs, metric: str, draws: int = 4000) -> tuple[float, float]:
-    """95 % of a paired bootstrap over test rows and, with them, over seeds."""
-    generator = np.random.default_rng(0)
-    score = METRICS[metric]().row_totals([], []).score
-    a, b = (np.stack([unpacked(entry) for entry in runs]) for runs in (ours, theirs))  # [seeds, rows, figures]
-    gains = []
-    for _ in range(draws):
-        rows = generator.integers(0, a.shape[1], a.shape[1])
-        first, second = (score(x[generator.integers(0, len(x), len(x))][:, rows].sum(axis=1)).mean() for x in (a, b))
-        gains.append(first - second)
-    low, high = np.percentile(gains, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def table(by_method: dict[str, Runs], teacher: float, metric: str) -> list[str]:
@@ -48,7 +32,7 @@ def table(by_method: dict[str, Runs], teacher: float, metric: str) -> list[str]:
         if name == best:
             cells += ["the better control", ""]
         else:
-            low, high = interval(by_method[name], by_method[best], metric)
+            low, high = interval(metric, *([entry["figures"] for entry in by_method[m]] for m in (name, best)))
             gain = means[name] - means[best]
             cells += [f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", f"{gain / gap:+.0%}"]
         lines.append(f"| {' | '.join(cells)} |")

@@ -101,6 +101,11 @@ class OfflineMetric(evaluate.Metric):
         """Figures of each row whose sums make the metric, for quick bootstrap intervals; None where there are none."""
         return None
 
+    @staticmethod
+    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """From the sums of :meth:`row_totals`'s figures, ``[..., figures]``, to the metric: of two, their ratio."""
+        return ratio(sums)
+
 
 def mean_of_rows(values: ArrayLike) -> RowTotals:
     """For metrics that are a mean over rows."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
 from distil_nlp.evaluation.bootstrap import RowTotals
-from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric, ratio
+from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric
 
 
 @metric("accuracy")
@@ -73,7 +73,7 @@ class F1Micro(OfflineMetric):
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         right = np.logical_and(references, predictions).sum(axis=1)
         both = np.add(references, predictions).sum(axis=1)
-        return RowTotals(np.stack([2.0 * right, both], axis=1), ratio)
+        return RowTotals(np.stack([2.0 * right, both], axis=1), self.of_totals)
 
 
 @metric("f1_samples")

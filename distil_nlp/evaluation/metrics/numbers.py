@@ -27,7 +27,16 @@ class Pearson(OfflineMetric):
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         x, y = (np.asarray(values, dtype=np.float64) for values in (references, predictions))
         x, y = x - x.mean(), y - y.mean()  # or else little is left of the digits of the differences below
-        return RowTotals(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1), _correlation_of_sums)
+        return RowTotals(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1), self.of_totals)
+
+    @staticmethod
+    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """From the numbers of rows and the sums of x, y, x², y² and xy, ``[..., 6]``, to the correlation."""
+        rows, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        spreads = [(rows * squares - total * total, rows * squares) for total, squares in ((x, xx), (y, yy))]
+        varies = np.logical_and.reduce([spread > _ROUNDING * of for spread, of in spreads])
+        root = np.sqrt(np.where(varies, spreads[0][0] * spreads[1][0], 1.0))
+        return np.where(varies, (rows * xy - x * y) / root, np.nan)
 
 
 @metric("spearman")
@@ -60,15 +69,6 @@ def _correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan")
     return float(np.corrcoef(one, other)[0, 1])
-
-
-def _correlation_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From the numbers of rows and the sums of x, y, x², y² and xy, ``[..., 6]``, to the correlation."""
-    rows, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
-    spreads = [(rows * squares - total * total, rows * squares) for total, squares in ((x, xx), (y, yy))]
-    varies = np.logical_and.reduce([spread > _ROUNDING * of for spread, of in spreads])
-    root = np.sqrt(np.where(varies, spreads[0][0] * spreads[1][0], 1.0))
-    return np.where(varies, (rows * xy - x * y) / root, np.nan)
 
 
 def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -48,11 +48,6 @@ class EntityMetric(OfflineMetric):
             figures[row] = len(entities & found), len(found), len(entities)
         return RowTotals(figures, self.of_totals)
 
-    @staticmethod
-    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """From right, given and true entities, ``[..., 3]``, to the metric."""
-        raise NotImplementedError
-
 
 @metric("entity_f1")
 class EntityF1(EntityMetric):
@@ -94,4 +89,4 @@ class TagAccuracy(EntityMetric):
             (sum(a == b for a, b in zip(true, given, strict=True)), len(true))
             for true, given in zip(references, predictions, strict=True)
         ]
-        return RowTotals(np.array(rows, dtype=np.float64).reshape(-1, 2), ratio)
+        return RowTotals(np.array(rows, dtype=np.float64).reshape(-1, 2), self.of_totals)

@@ -113,19 +113,21 @@ class Bleu(TextMetric):
 
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         """Right and given n-grams for n of 1 to 4, and both lengths: BLEU is made of their sums."""
-        bleu = self._bleu
-        of_row = bleu(effective_order=True)  # which matters for the score of one row only, and that is not read
+        of_row = self._bleu(effective_order=True)  # which matters for the score of one row only, and that is not read
         rows = []
         for reference, given in zip(references, predictions, strict=True):
             found = of_row.sentence_score(given, [reference])
             rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
 
-        def score(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-            sets = sums.reshape(-1, sums.shape[-1]).astype(int).tolist()
-            values = [bleu.compute_bleu(s[:4], s[4:8], s[8], s[9], smooth_method="exp").score / 100 for s in sets]
-            return np.array(values).reshape(sums.shape[:-1])
+        return RowTotals(np.array(rows, dtype=np.float64), self.of_totals)
 
-        return RowTotals(np.array(rows, dtype=np.float64), score)
+    @staticmethod
+    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        from sacrebleu.metrics.bleu import BLEU
+
+        sets = sums.reshape(-1, sums.shape[-1]).astype(int).tolist()
+        values = [BLEU.compute_bleu(s[:4], s[4:8], s[8], s[9], smooth_method="exp").score / 100 for s in sets]
+        return np.array(values).reshape(sums.shape[:-1])
 
 
 def words(text: str) -> list[str]:
