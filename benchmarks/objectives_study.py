@@ -115,7 +115,7 @@ class Method:
     """What a student is trained under: objectives, rows beyond the labelled ones, first weights, length."""
 
     objectives: dict[str, Any]
-    rows: str = "train"  # or with "unlabelled" text, or "augmented" copies
+    rows: str = "train"  # or with "unlabelled" text, "augmented" copies, or "both"
     start: str = "teacher"
     length: int = 1
 
@@ -134,9 +134,12 @@ def methods() -> dict[str, Method]:
     }
     taught = {name: method for name, method in alone.items() if not name.startswith("no teacher")}
     found = dict(alone)
-    for rows in ("unlabelled", "augmented"):
+    for rows in ("unlabelled", "augmented", "both"):
         found |= {f"{name}, {rows}": replace(method, rows=rows) for name, method in taught.items()}
-    return found | {f"{name}, twice as long": replace(method, length=2) for name, method in found.items()}
+    longer = {", twice as long": 2, ", four times as long": 4}
+    return found | {
+        name + said: replace(m, length=length) for said, length in longer.items() for name, m in found.items()
+    }
 
 
 def recipe_of(data: Path, dataset: str, layers: int, seed: int, method: Method) -> Recipe:
@@ -189,6 +192,7 @@ class Bench:
             "train": rows.select(range(labelled)),
             "unlabelled": rows.select(range(others)),
             "augmented": rows.select([*range(labelled), *range(others, len(rows))]),
+            "both": rows,
         }
         self.stored = StoredTeacher(self.compact(teacher), self.work / "outputs")
 
