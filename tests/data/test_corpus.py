@@ -72,9 +72,7 @@ def check(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
 KINDS = ("wordpiece", "byte_level_bpe", "unigram", "byte_fallback_bpe")
 UNFIT = {
-    ("token-classification", "byte_level_bpe"),  # which takes words only with a space before the first
-    ("whole words", "unigram"),
-    ("whole words", "byte_fallback_bpe"),
+    ("whole words", "byte_fallback_bpe"),  # whose tokens go across words
 }
 
 

@@ -144,7 +144,7 @@ def test_tokenizers_that_cannot_hide_are_refused() -> None:
     with pytest.raises(ModelError, match="no mask token"):
         tokenized(make_task(), tokenizer=decoder_tokenizer())
     with pytest.raises(ModelError, match="do not show where a word ends"):
-        tokenized(make_task(whole_words=True), tokenizer=tiny_tokenizer("unigram"))
+        tokenized(make_task(whole_words=True), tokenizer=tiny_tokenizer("byte_fallback_bpe"))
 
 
 def test_the_perplexity_is_that_of_the_models_own_loss() -> None:

@@ -70,7 +70,7 @@ class FillMask(LanguageModeling):
                 "tokenizer": tokenizer,
                 "max_length": self.settings.max_length,
                 "pack": self.settings.pack,
-                "offsets": self.settings.whole_words,
+                "whole_words": self.settings.whole_words,
             },
             remove_columns=rows.column_names,
             desc="Tokenizing",
@@ -144,9 +144,8 @@ def _count_hidden(row: dict[str, Any], collator: MaskTokens) -> dict[str, int]:
 
 
 def _check_words(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses a tokenizer whose tokens hold the space between words: transformers would hide whole texts."""
-    offsets = tokenizer("a a", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    if any(start <= 1 < end for start, end in offsets):
+    """Refuses a tokenizer that does not cut a text into words before anything else: whole texts would be hidden."""
+    if len({*tokenizer("a a", add_special_tokens=False).word_ids()}) < 2:
         raise ModelError(
             "Whole words are to be hidden.",
             f"The tokens of {type(tokenizer).__name__} do not show where a word ends.",
@@ -155,13 +154,16 @@ def _check_words(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _encode(
-    batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, pack: bool, offsets: bool
+    batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, pack: bool, whole_words: bool
 ) -> dict[str, list[Any]]:
     """Texts, or blocks of all texts joined by the separator, between the special tokens that the tokenizer adds."""
     before, after = _around(tokenizer)
     room = max(max_length - len(before) - len(after), 1)
-    found = tokenizer(batch["text"], add_special_tokens=False, return_offsets_mapping=offsets, verbose=False)
-    places = found["offset_mapping"] if offsets else [[(0, 0)] * len(ids) for ids in found["input_ids"]]
+    found = tokenizer(batch["text"], add_special_tokens=False, verbose=False)
+    places = [
+        _places(found.word_ids(row)) if whole_words else [(0, 0)] * len(ids)
+        for row, ids in enumerate(found["input_ids"])
+    ]
     texts = [list(zip(ids, where, strict=True)) for ids, where in zip(found["input_ids"], places, strict=True)]
     if pack:
         separator = [(id_, (0, 0)) for id_ in [tokenizer.sep_token_id] if id_ is not None]
@@ -173,12 +175,21 @@ def _encode(
         "input_ids": ids,
         "special_tokens_mask": [[int(id_ in special) for id_ in row] for row in ids],
     }
-    if offsets:
+    if whole_words:
         empty = (0, 0)
         encoded["offset_mapping"] = [
             [*(empty for _ in before), *(where for _, where in text[:room]), *(empty for _ in after)] for text in texts
         ]
     return encoded
+
+
+def _places(word_ids: list[int | None]) -> list[tuple[int, int]]:
+    """Where tokens would stand, were each a character and a space between words: transformers sees a word's end by it.
+
+    Their own places do not do: words of some scripts have no space between them, and bytes of one character one place.
+    """
+    starts = (place + (word or 0) for place, word in enumerate(word_ids))
+    return [(start, start + 1) for start in starts]
 
 
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import TASKS, Array, Outputs, Task
 from distil_nlp.data.texts import text_column
 from distil_nlp.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 ANSWERS = {"text": Sequence(Value("string")), "answer_start": Sequence(Value("int64"))}
 POSITIONS = ("start_positions", "end_positions")
@@ -64,7 +67,7 @@ class QuestionAnswering(Task):
         contexts = text_column(rows, "context", self.settings, strip=False)
         kept, answers = [], []
         for row, found in enumerate(self._answers(rows)):
-            right = [(text, at) for text, at in found or () if text and at >= 0 and contexts[row].startswith(text, at)]
+            right = [(text, at) for text, at in found or () if at >= 0 and contexts[row].startswith(text, at)]
             answers.append({"text": [text for text, _ in right], "answer_start": [at for _, at in right]})
             if not questions[row] or not contexts[row].strip():
                 dropped["empty text"] += 1
@@ -81,7 +84,7 @@ class QuestionAnswering(Task):
         return clean.add_column("answers", answers, feature=ANSWERS).select(kept)
 
     def _answers(self, rows: Dataset) -> list[list[tuple[str, int]] | None]:
-        """The answers of each row and where they start; None where nothing is said of them."""
+        """The answers of each row and where they start, but for empty ones; None where nothing is said of them."""
         found: list[list[tuple[str, int]] | None] = []
         for row, value in enumerate(rows[self.settings.answers][:]):
             if value is None:
@@ -96,7 +99,7 @@ class QuestionAnswering(Task):
                     f"Row {row + 1} has {value!r}.",
                     "Write {text: [...], answer_start: [...]} in each row, starts as characters of the context.",
                 )
-            found.append(list(zip(texts, starts, strict=True)))
+            found.append([(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()])
         return found
 
     def texts(self, rows: Dataset) -> list[tuple[str, ...]]:
@@ -118,7 +121,7 @@ class QuestionAnswering(Task):
         ``context_length`` (its place among the tokens) and ``null_position``.
         """
         check_fast(tokenizer, "Answers are cut out of their context by the place of tokens in it.")
-        return rows.map(
+        windows = rows.map(
             _encode,
             batched=True,
             with_indices=True,
@@ -130,6 +133,9 @@ class QuestionAnswering(Task):
             remove_columns=rows.column_names,
             desc="Tokenizing",
         )
+        if "answers" in rows.column_names:
+            _warn_of_cut_answers(rows["answers"][:], windows)
+        return windows
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> OnlyColumns:
         """Pads each batch to its longest row; for evaluation, batches say where each context is."""
@@ -244,13 +250,34 @@ def _encode(
     return {**encoded, **columns}
 
 
+def _warn_of_cut_answers(answers: list[Mapping[str, list[Any]]], windows: Dataset) -> None:
+    """Says of how many rows no window has the whole answer."""
+    places = zip(*(windows[name][:] for name in ("example", POSITIONS[0], PLACES[0])), strict=True)
+    found = {example for example, first, null in places if first != null}
+    if cut := sum(bool(each["text"]) and row not in found for row, each in enumerate(answers)):
+        logger.warning("%d rows have an answer that no window holds as a whole: they are learned as having none.", cut)
+
+
 def _shortened(questions: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> list[str]:
     """Questions cut, so that a window moves on by as many tokens at least as the longest question has."""
     most = max(1, (max_length - stride - tokenizer.num_special_tokens_to_add(pair=True)) // 2)
-    offsets = tokenizer(
-        questions, truncation=True, max_length=most, add_special_tokens=False, return_offsets_mapping=True
-    )["offset_mapping"]
-    return [question[: places[-1][1]] if places else "" for question, places in zip(questions, offsets, strict=True)]
+    ids = tokenizer(questions, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
+    return [
+        question if len(tokens) <= most else _cut(question, tokenizer, most)
+        for question, tokens in zip(questions, ids, strict=True)
+    ]
+
+
+def _cut(question: str, tokenizer: PreTrainedTokenizerBase, most: int) -> str:
+    """The beginning of a question; tokens that are cut within a word or a character may become more of them."""
+    while True:
+        encoded = tokenizer(
+            question, truncation=False, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        places = encoded["offset_mapping"]
+        if len(places) <= most:
+            return question
+        question = question[: min(places[most - 1][1], len(question) - 1)]
 
 
 def _place(answers: Mapping[str, list[Any]], offsets: list[tuple[int, int]]) -> tuple[int, int] | None:

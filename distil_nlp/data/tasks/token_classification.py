@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -22,6 +23,8 @@ from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import IGNORED, TASKS, Array, Outputs, Task
 from distil_nlp.errors import DataError
 from distil_nlp.signals import UNLABELLED
+
+logger = logging.getLogger(__name__)
 
 
 @TASKS.register("token-classification")
@@ -91,19 +94,22 @@ class TokenClassification(Task):
 
     def corpus(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterable[list[str]]:
         """The words of each row."""
-        words: list[list[str]] = rows["tokens"][:]
-        return words
+        return _in_text(rows["tokens"][:], tokenizer)
 
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """``input_ids``, ``attention_mask``, ``labels``, and which ``words`` are predicted, cut at ``max_length``."""
         check_fast(tokenizer, "Tags are given to the first token of each word.")
-        return rows.map(
+        encoded = rows.map(
             _encode,
             batched=True,
             fn_kwargs={"tokenizer": tokenizer, "max_length": self.settings.max_length},
             remove_columns=rows.column_names,
             desc="Tokenizing",
         )
+        words, predicted = (sum(map(len, column[:])) for column in (rows["tokens"], encoded["words"]))
+        if predicted < words:
+            logger.warning("%d of %d words are cut off by max_length, or have no token.", words - predicted, words)
+        return encoded
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> OnlyColumns:
         """Pads each batch to its longest row, labels with ``-100``."""
@@ -144,7 +150,8 @@ class TokenClassification(Task):
 
 
 def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> dict[str, Any]:
-    encoded = tokenizer(batch["tokens"], is_split_into_words=True, truncation=True, max_length=max_length)
+    words_in_text = _in_text(batch["tokens"], tokenizer)
+    encoded = tokenizer(words_in_text, is_split_into_words=True, truncation=True, max_length=max_length)
     labels, predicted = [], []
     for row in range(len(batch["tokens"])):
         words = [None, *encoded.word_ids(row)]
@@ -153,3 +160,15 @@ def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max
         labels.append([tags[word] if starts else IGNORED for starts, word in zip(first, words[1:], strict=True)])
         predicted.append([word for starts, word in zip(first, words[1:], strict=True) if starts])
     return {**encoded, "labels": labels, "words": predicted}
+
+
+def _in_text(rows: list[list[str]], tokenizer: PreTrainedTokenizerBase) -> list[list[str]]:
+    """Words as in a text: each but the first after a space, for a tokenizer that would otherwise take them for one."""
+    text = tokenizer("a a", add_special_tokens=False)["input_ids"]
+    bare, spaced = (
+        tokenizer(["a", second], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+        for second in ("a", " a")
+    )
+    if bare == text or spaced != text:
+        return rows
+    return [[f" {word}" if place and word else word for place, word in enumerate(words)] for words in rows]
