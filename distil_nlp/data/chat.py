@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from distil_nlp.data.align import check_fast
-from distil_nlp.errors import DataError, ModelError
+from distil_nlp.errors import DataError, ModelError, first_line
 
 Messages = Sequence[dict[str, Any]]
 
@@ -60,8 +63,13 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, **arguments: Any) -> str:
-    """A conversation as the tokenizer's template writes it."""
-    return str(tokenizer.apply_chat_template(_said(messages), tokenize=False, **arguments))
+    """A conversation as the tokenizer's template writes it.
+
+    Raises:
+        DataError: The template refuses it.
+    """
+    with _refusals(tokenizer, messages):
+        return str(tokenizer.apply_chat_template(_said(messages), tokenize=False, **arguments))
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[bool]]:
@@ -75,18 +83,47 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple
         messages: With ``role`` and ``content``.
 
     Raises:
+        DataError: The template refuses the conversation.
         ModelError: The template writes early messages in another way once there are later ones.
     """
     if _GENERATION.search(str(tokenizer.get_chat_template())):
-        marked: Any = tokenizer.apply_chat_template(
-            _said(messages), return_dict=True, return_assistant_tokens_mask=True
-        )
-        return list(marked["input_ids"]), [bool(said) for said in marked["assistant_masks"]]
-    whole = chat_text(tokenizer, messages)
-    spans = [_turn(tokenizer, messages, at, whole) for at in range(1, len(messages)) if _speaks(messages[at])]
+        whole, spans = _marked(tokenizer, messages)
+    else:
+        whole = chat_text(tokenizer, messages)
+        spans = [_turn(tokenizer, messages, at, whole) for at in range(1, len(messages)) if _speaks(messages[at])]
     found = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     said = [any(first < end and start < last for first, last in spans) for start, end in found["offset_mapping"]]
     return list(found["input_ids"]), said
+
+
+@contextmanager
+def _refusals(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Iterator[None]:
+    try:
+        yield
+    except TemplateError as error:
+        raise DataError(
+            f"Conversations are written by the chat template of {type(tokenizer).__name__}.",
+            f"It refuses one by {', '.join(said['role'] for said in messages)}: {first_line(error)}",
+            "Leave out or rewrite what it has no place for (some know no system messages, or want turns to alternate).",
+        ) from error
+
+
+def _marked(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a conversation, and where in it the template says that an assistant speaks.
+
+    The mask that transformers makes of this goes wrong where a part begins or ends in white space that its tokenizer
+    leaves out of a token's place: it then breaks off, or goes on to the end of the text.
+    """
+    names: dict[str, Any] = dict(tokenizer.special_tokens_map)
+    with _refusals(tokenizer, messages):
+        rendered: Any = render_jinja_template(
+            [_said(messages)],
+            chat_template=tokenizer.get_chat_template(),
+            return_assistant_tokens_mask=True,
+            **names,
+        )
+    (whole,), (spans,) = rendered
+    return whole, spans
 
 
 def _turn(tokenizer: PreTrainedTokenizerBase, messages: Messages, at: int, whole: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 Batch = Mapping[str, Any]
-_DRAWING = ("temperature", "top_k", "top_p")
+_DRAWING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _BEAMS = ("early_stopping", "length_penalty")
 
 
@@ -51,6 +51,19 @@ def writer(
     return write
 
 
+def last_of_targets(model: PreTrainedModel) -> list[int]:
+    """What targets have after the end of sequence: of mBART the language, which its decoder reads first.
+
+    Such a model begins a text with a token that in training it finds at the end of the labels.
+    """
+    start, ends = model.generation_config.decoder_start_token_id, ends_of(model.generation_config)
+    shift: Any = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None or start is None or not ends or start in ends:
+        return []
+    read_first = [int(shift(torch.tensor([labels]))[0, 0]) for labels in (ends, [*ends, start])]
+    return [start] if read_first == [ends[-1], start] else []
+
+
 def ends_of(config: GenerationConfig) -> list[int]:
     """The tokens that end a text."""
     if config.eos_token_id is None:
@@ -68,9 +81,16 @@ def _settings(model: PreTrainedModel, num_beams: int) -> GenerationConfig:
     config: GenerationConfig = copy.deepcopy(model.generation_config)
     config.num_beams, config.do_sample = num_beams, False
     config.num_return_sequences, config.return_dict_in_generate = 1, False
-    for name in (*_DRAWING, *(_BEAMS if num_beams == 1 else ())):
-        setattr(config, name, None)
+    unset_ignored(config)
     return config
+
+
+def unset_ignored(config: GenerationConfig) -> None:
+    """Unsets what settings say of drawing tokens at random, or of a beam search, where they ask for neither."""
+    ignored = (*(() if config.do_sample else _DRAWING), *(() if (config.num_beams or 1) > 1 else _BEAMS))
+    for name in ignored:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, None)
 
 
 @contextmanager

@@ -10,14 +10,21 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    DataCollatorForSeq2Seq,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import TASKS, Array, Forward, Outputs, Predictor
 from distil_nlp.data.tasks.language_modeling import LanguageModeling
 from distil_nlp.data.teacher_targets import TargetFile, with_teacher_targets
 from distil_nlp.data.texts import text_column
-from distil_nlp.data.writing import writer
+from distil_nlp.data.writing import last_of_targets, writer
+from distil_nlp.errors import ModelError
 
 LIKELIHOOD = (("perplexity",), ("next_token_accuracy",))  # headlines for which nothing need be written
 
@@ -64,6 +71,17 @@ class Text2TextGeneration(LanguageModeling):
     def texts(self, rows: Dataset) -> list[tuple[str, ...]]:
         """The source."""
         return [(source,) for source in rows["source"][:]]
+
+    def check_student(self, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+        """Its decoder must fit into the cache with which it writes: that of T5 is as deep as the encoder."""
+        depths = (getattr(student.config, name, None) for name in ("decoder_layers", "num_decoder_layers"))
+        places = len(DynamicCache(config=student.config.get_text_config(decoder=True)).layers)
+        if (depth := next(filter(None, depths), 0)) > places:
+            raise ModelError(
+                f"A student ({type(student).__name__}) with {depth} layers in its decoder is to write texts.",
+                f"transformers gives it a cache of keys and values for {places}, as many as its encoder has.",
+                "Keep as many layers of the encoder as of the decoder, or more.",
+            )
 
     def corpus(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterable[str]:
         """Sources and targets."""
@@ -112,8 +130,13 @@ class Text2TextGeneration(LanguageModeling):
             belongs_to=digest.hexdigest(),
             decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
         )
+        write, tail = writer(teacher.eval(), **how), last_of_targets(teacher)
         return with_teacher_targets(
-            rows, writer(teacher.eval(), **how), self.collator(tokenizer), file=file, batch_size=batch_size
+            rows,
+            lambda batch: [[*tokens, *tail] for tokens in write(batch)],
+            self.collator(tokenizer),
+            file=file,
+            batch_size=batch_size,
         )
 
     # ---- scores ----

@@ -144,9 +144,8 @@ def _encode_completions(
     found = tokenizer(texts, return_offsets_mapping=True, verbose=False)
     rows, labels = [], []
     for prompt, ids, offsets in zip(prompts, found["input_ids"], found["offset_mapping"], strict=True):
-        counts = [end > len(prompt) for _, end in offsets]
         ended = _ended(ids, tokenizer)
-        counts += [True] * (len(ended) - len(ids))
+        counts = [end > len(prompt) for _, end in offsets[: len(ended) - 1]] + [True]  # an end has no place in a text
         rows.append(ended[:max_length])
         labels.append([id_ if counted else IGNORED for id_, counted in zip(ended, counts, strict=True)][:max_length])
     return {"input_ids": rows, "labels": labels}
