@@ -87,7 +87,14 @@ def find_blocks(model: PreTrainedModel) -> Blocks:
             f"No list of {expected} blocks was found; the lists of modules are: {lengths}.",
             "Encoder-only and decoder-only models that keep one list of blocks are supported.",
         )
-    path, modules = min(found, key=lambda entry: entry[0].count("."))
+    outermost = min(name.count(".") for name, _ in found)
+    (path, modules), *others = [(name, module) for name, module in found if name.count(".") == outermost]
+    if others:  # XLM keeps the parts of its blocks apart
+        raise ModelError(
+            f"The blocks of {type(model).__name__} are needed.",
+            f"Several lists have as many modules: {', '.join([path, *(name for name, _ in others)])}.",
+            "Encoder-only and decoder-only models that keep one list of blocks are supported.",
+        )
     return Blocks(path, modules, num_layers)
 
 

@@ -225,12 +225,20 @@ def _listening(model: PreTrainedModel, blocks: Blocks, recorder: _Recorder) -> I
         for module in blocks.modules:
             stack.callback(module.register_forward_pre_hook(recorder.block_starts, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(recorder.block_ends).remove)
-        stack.callback(model.base_model.register_forward_hook(recorder.backbone_ends).remove)
+        stack.callback(_backbone(model, blocks).register_forward_hook(recorder.backbone_ends).remove)
         if recorder.items is not None:
             stack.callback(model.get_output_embeddings().register_forward_pre_hook(recorder.head_starts).remove)
         token = _recorder.set(recorder)
         stack.callback(_recorder.reset, token)
         yield
+
+
+def _backbone(model: PreTrainedModel, blocks: Blocks) -> nn.Module:
+    """The innermost transformers model around the blocks: heads of OPT call it past ``base_model``."""
+    path = blocks.path.rpartition(".")[0]
+    while not isinstance(found := model.get_submodule(path), PreTrainedModel):
+        path = path.rpartition(".")[0]
+    return found
 
 
 def _head_positions(model: PreTrainedModel, batch: Batch) -> Tensor:
