@@ -17,7 +17,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from distil_nlp.errors import ExportError, MissingExtraError
-from distil_nlp.export.batches import Batch
+from distil_nlp.export.batches import Batch, complete_batch
 from distil_nlp.export.checkpoint import load_checkpoint
 from distil_nlp.export.job import ExportJob
 from distil_nlp.export.parity import model_inputs
@@ -58,7 +58,9 @@ def export_with_native(job: ExportJob) -> None:
         )
     job.progress("Exporting with transformers ...")
     (fused,), plain = job.graphs.files, job.graphs.folder / "plain.onnx"
-    sample = model_inputs(model, job.sample)
+    # A decoder must be told where prompts begin that are padded in front: some count positions by themselves.
+    named = ("position_ids",) if job.task == "text-generation" else ()
+    sample = model_inputs(model, complete_batch(job.sample, named))
     _trace(model, sample, fused, fusions="cpu")
     if job.target and job.quantized:
         job.progress(f"Quantizing for {job.target} ...")
