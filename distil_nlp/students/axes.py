@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from distil_nlp.blocks import find_blocks
 from distil_nlp.errors import ModelError
 from distil_nlp.students.heads import find_heads
-from distil_nlp.students.inherit import changed_axes, inherit
+from distil_nlp.students.inherit import changed_axes, inherit, placed_like
 from distil_nlp.students.sizes import Sizes
 
 
@@ -88,8 +88,7 @@ def check_axes(model: PreTrainedModel, axes: Axes) -> None:
         units.group: torch.randperm(len(units.channels), generator=generator)
         for units in {each.group: each for each in axes.values()}.values()
     }
-    shuffled: Any = inherit(model, copy.deepcopy(model.config), cut(model.state_dict(), axes, orders))
-    shuffled.to(model.device, model.dtype)
+    shuffled = placed_like(inherit(model, copy.deepcopy(model.config), cut(model.state_dict(), axes, orders)), model)
     ids = torch.arange(8, device=model.device).unsqueeze(0) % model.config.get_text_config().vocab_size
     training = model.training
     with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.errors import ModelError
-from distil_nlp.students.inherit import changed_axes, inherit
+from distil_nlp.students.inherit import changed_axes, inherit, placed_like
 
 _MORE_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
 
@@ -91,11 +91,10 @@ def trimmed_model(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMode
     state = model.state_dict()
     for name, axis in changed:
         state[name] = state[name].index_select(axis, torch.tensor(kept, device=state[name].device))
-    made: Any = inherit(model, config, state)
+    made = inherit(model, config, state)
     if model.can_generate():
         _renumber(made.generation_config, new_ids)
-    built: PreTrainedModel = made.to(model.device, model.dtype)
-    return built
+    return placed_like(made, model)
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

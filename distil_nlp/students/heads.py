@@ -84,7 +84,7 @@ class _Observer:
     def _stacked(self, name: str, units: list[list[Tensor]]) -> Tensor:
         joined = [torch.cat(each).sort().values for each in units]
         features = self.outputs[[other for other, _ in self.outputs].index(name)][1].shape[-1]
-        if len({len(each) for each in joined}) > 1 or len(torch.cat(joined).unique()) != features:
+        if len({len(each) for each in joined}) > 1 or torch.cat(joined).sort().values.tolist() != list(range(features)):
             raise _unknown(self.model, f"'{name}' does not give each head channels of its own")
         return torch.stack(joined)
 

@@ -59,6 +59,7 @@ def by_activations(model: PreTrainedModel, axes: Axes, batches: Iterable[Batch])
     valid: list[Tensor] = []
 
     def add(name: str, units: Units, activations: Tensor) -> None:
+        activations = activations.reshape(*valid[0].shape, -1)  # OPT gives its tokens one after another
         sizes = _sizes(model.get_submodule(name), units, activations)  # [batch, tokens, units]
         mask = valid[0].to(sizes)
         means = torch.einsum("btu,bt->bu", sizes, mask) / mask.sum(dim=1, keepdim=True).clamp_min(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import Any
 
 import torch
@@ -80,3 +81,16 @@ def inherit(model: PreTrainedModel, config: PretrainedConfig, state: dict[str, T
         made.generation_config = copy.deepcopy(model.generation_config)
     built: PreTrainedModel = made.to(torch.float32).train(model.training)
     return built
+
+
+def placed_like(made: PreTrainedModel, model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same class on another one's device, each of its weights and buffers in the dtype of that one's.
+
+    These are not all of one dtype: in a model that runs in 16 bits the frequencies of rotary embeddings stay in
+    float32, and so do some weights of T5.
+    """
+    made.to(model.device)  # type: ignore[arg-type]
+    dtypes = {name: tensor.dtype for name, tensor in chain(model.named_parameters(), model.named_buffers())}
+    for name, tensor in chain(made.named_parameters(), made.named_buffers()):
+        tensor.data = tensor.data.to(dtypes[name])
+    return made

@@ -118,7 +118,7 @@ def _renumbered(node: Any, new_ids: dict[int, int]) -> Any:
     for key, value in node.items():
         if key == "ids":
             made[key] = [new_ids[index] for index in value]
-        elif key in ("sep", "cls"):
+        elif key in ("sep", "cls") and isinstance(value, list):  # and no token of a template that has this name
             made[key] = [value[0], new_ids[value[1]]]
         elif key == "pad_id":
             made[key] = new_ids[value]

@@ -189,6 +189,7 @@ def _always_kept(
     used = {token for token, index in vocabulary.items() if index in counts}
     kept = {vocabulary[token] for token in always_needed(specification, used)}
     kept |= {token["id"] for token in specification["added_tokens"]} | set(tokenizer.all_special_ids)
+    kept |= {*tokenizer("")["input_ids"], *tokenizer("", "")["input_ids"]}  # what is put around texts
     return kept | named_ids(model)
 
 
