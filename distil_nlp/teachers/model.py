@@ -70,6 +70,8 @@ class ModelTeacher:
         """Signals for a batch; logits in the place of a vocabulary head that is not plain."""
         if needs.vocabulary and not self._gives_vocabulary:
             needs = dataclasses.replace(needs, vocabulary=False, logits=True)
+        if self.model.training:  # whoever else has the model may have changed that
+            self.model.eval()
         with torch.no_grad():
             return capture(self.model, batch, needs)
 

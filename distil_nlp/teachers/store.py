@@ -122,13 +122,13 @@ class OutputStore:
     def _open(self, name: str, *, checked: bool = False) -> None:
         try:
             shard = _Shard(self.folder / name, checked=checked)
+            self._index_rows(shard)
         except FileNotFoundError:  # set aside by another process
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._set_aside(name, f"{type(error).__name__}: {error}")
             return
         self._shards[name] = shard
-        self._index_rows(shard)
 
     def _index_rows(self, shard: _Shard) -> None:
         for number, key in enumerate(shard.keys()):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from transformers import Trainer
+from torch import nn
+from transformers import PreTrainedModel, Trainer
 
+from distil_nlp.data.writing import unset_ignored
 from distil_nlp.errors import ModelError, TrainingError
 from distil_nlp.objectives import Objective, TaskLoss
 from distil_nlp.teachers import Teacher
@@ -36,6 +39,49 @@ def check_arguments(trainer: Trainer) -> None:
                 f"Found {name}, which does not go with that.",
                 fix,
             )
+
+
+def check_apart(student: nn.Module, teacher: Any) -> None:
+    """Refuses the student as its own teacher, whose weights are frozen.
+
+    Raises:
+        ModelError: if all weights of the student are a teacher's.
+    """
+    own = set(map(id, student.parameters()))
+    if any(own <= set(map(id, model.parameters())) for model in _models(teacher)):
+        raise ModelError(
+            "The student learns from a teacher, which does not change.",
+            "They are one model.",
+            "Give a copy as teacher (copy.deepcopy(student)), or another checkpoint.",
+        )
+
+
+def _models(teacher: Any) -> Iterator[nn.Module]:
+    if isinstance(teacher, nn.Module):
+        yield teacher
+    elif isinstance(teacher, list | tuple):
+        for each in teacher:
+            yield from _models(each)
+    elif teacher is not None:
+        yield from _models([*getattr(teacher, "members", ()), getattr(teacher, "model", None)])
+
+
+def make_savable(model: PreTrainedModel) -> None:
+    """Unsets the generation settings that a model ignores anyhow.
+
+    transformers refuses to save them once others have changed, as they do when it takes over the tokenizer's special
+    tokens: after the training.
+    """
+    if model.can_generate():
+        unset_ignored(model.generation_config)
+
+
+def train_ends(model: PreTrainedModel) -> None:
+    """Has the embedding of an end of text trained that is also the padding's, which torch would leave as it is."""
+    ends, embedding = getattr(model.config.get_text_config(), "eos_token_id", None), model.get_input_embeddings()
+    padding = getattr(embedding, "padding_idx", None)
+    if padding is not None and padding in (ends if isinstance(ends, list) else [ends]):
+        embedding.padding_idx = None  # type: ignore[assignment] # what is masked has no gradient anyhow
 
 
 def checked_objectives(

@@ -18,7 +18,14 @@ from distil_nlp.objectives import Objective
 from distil_nlp.signals import Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
 from distil_nlp.training.callbacks import EpochCallback, scheduled_values
-from distil_nlp.training.checks import check_arguments, checked_objectives, refuse_non_finite
+from distil_nlp.training.checks import (
+    check_apart,
+    check_arguments,
+    checked_objectives,
+    make_savable,
+    refuse_non_finite,
+    train_ends,
+)
 from distil_nlp.training.groups import loader_by_group
 from distil_nlp.training.sampler import seeded
 from distil_nlp.training.sealed import SealedTrainer
@@ -66,6 +73,7 @@ class DistillationTrainer(SealedTrainer):
     ) -> None:
         super().__init__(model=model, **kwargs)
         self.eval_collator = eval_collator
+        check_apart(model, teacher)
         self.teacher = None if teacher is None else as_teacher(teacher)
         check_arguments(self)
         self.objectives = nn.ModuleList(
@@ -76,6 +84,8 @@ class DistillationTrainer(SealedTrainer):
         self.accelerator.gradient_accumulation_steps = 1
         self.can_return_loss = True  # evaluates it for a model without labels, too
         inside = inner_model(model)
+        make_savable(inside)
+        train_ends(inside)
         shape = describe(inside)
         for objective in self._objectives():
             objective.bind(shape, self.teacher.shape if self.teacher else None)

@@ -109,6 +109,7 @@ def spoil_keys(path):
     [
         lambda path: flip(path, -1),
         lambda path: flip(path, 20),
+        lambda path: flip(path, path.read_bytes().index(b'"keys"') + 2),
         spoil_keys,
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: path.write_bytes(path.read_bytes()[:100]),
