@@ -128,6 +128,7 @@ def methods() -> dict[str, Method]:
         **{f"logits_kl T={t:g}": Method({"logits_kl": {"temperature": t}}) for t in (1.0, 2.0, 5.0)},
         "logits_kl T=2, pre-trained start": Method(KL, start="pretrained"),
         "logits_mse": Method({"logits_mse": {}}),
+        "logits_mse + task_loss": Method({"task_loss": {"weight": 0.5}, "logits_mse": {"weight": 0.5}}),
         "logits_kl T=2 + task_loss": Method(TASK),
         **{name: Method({name: {}}) for name in LOGITS},
         **{f"logits_kl T=2 + {name}": Method({**KL, name: arguments}) for name, arguments in FEATURES.items()},
