@@ -56,8 +56,8 @@ class Blocks:
 
 
 def inner_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside the wrappings of data-parallel training and of PEFT, with its adapters."""
-    unwrapped: Any = extract_model_from_parallel(model)
+    """The transformers model inside what torch.compile, data-parallel training and PEFT make of it, with adapters."""
+    unwrapped: Any = extract_model_from_parallel(model, keep_torch_compile=False)
     found: PreTrainedModel = unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped
     return found
 

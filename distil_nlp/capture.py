@@ -46,7 +46,7 @@ class _Recorder:
 
     def __init__(self, needs: Needs, num_layers: int, items: Tensor | None = None) -> None:
         self.needs, self.num_layers, self.items = needs, num_layers, items
-        self.block = 0
+        self.block, self.differentiated = 0, torch.is_grad_enabled()
         self.hidden_states: dict[int, Tensor] = {}
         self.attentions: dict[int, SelfAttention] = {}
         self.head_input: Tensor | None = None
@@ -54,12 +54,12 @@ class _Recorder:
     def block_starts(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.block += 1
         if self.block == 1 and 0 in self.needs.hidden_states:
-            self.hidden_states[0] = args[0] if args else kwargs["hidden_states"]
+            self.hidden_states[0] = self._with_gradient(args[0] if args else kwargs["hidden_states"])
             self._stop_when_done(0)
 
     def block_ends(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.block < self.num_layers and self.block in self.needs.hidden_states:
-            self.hidden_states[self.block] = output if isinstance(output, Tensor) else output[0]
+            self.hidden_states[self.block] = self._with_gradient(output if isinstance(output, Tensor) else output[0])
         if self.block < self.num_layers:
             self._stop_when_done(self.block)
 
@@ -78,14 +78,25 @@ class _Recorder:
 
     def attention_seen(self, attention: SelfAttention) -> None:
         if self.block in self.needs.attentions:
-            self.attentions.setdefault(self.block, attention)
+            self.attentions.setdefault(self.block, self._with_gradient(attention))
             if self.block not in self.needs.hidden_states:
                 self._stop_when_done(self.block)
 
     def head_starts(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Leaves the vocabulary head one position, lest it compute what nobody reads."""
         self.head_input = args[0][0]
+        place = args[0].device.type
+        self.head_dtype = torch.get_autocast_dtype(place) if torch.is_autocast_enabled(place) else None
         return (args[0][:, :1],)
+
+    def _with_gradient(self, seen: Any) -> Any:
+        if self.differentiated and not torch.is_grad_enabled():
+            raise ModelError(
+                "Objectives look inside the model, and need the gradient of what they see there.",
+                "Its blocks run without one, as reentrant gradient checkpoints do.",
+                "Enable checkpointing with gradient_checkpointing_kwargs={'use_reentrant': False}.",
+            )
+        return seen
 
     def _stop_when_done(self, block: int) -> None:
         if not self.needs.head and block >= self.needs.deepest:
@@ -164,7 +175,8 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         needs: What to keep.
 
     Raises:
-        ModelError: if attention is needed of a model that :func:`prepare_attention` has not seen.
+        ModelError: if attention is needed of a model that :func:`prepare_attention` has not seen, or something inside
+            a model whose gradient checkpoints are reentrant.
     """
     core = inner_model(model)
     known = inspect.signature(core.forward).parameters
@@ -201,7 +213,7 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         signals.attentions = {block: SelfAttention(probabilities=maps[block - 1]) for block in needs.attentions}
     if recorder.head_input is not None:
         head = core.get_output_embeddings()
-        signals.vocabulary = VocabularyHead(recorder.head_input, head, str(prediction_item(core)))
+        signals.vocabulary = VocabularyHead(recorder.head_input, head, str(prediction_item(core)), recorder.head_dtype)
         return signals
     return _read_output(signals, output)
 

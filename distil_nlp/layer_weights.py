@@ -70,6 +70,10 @@ class LayerWeights(nn.Module, abc.ABC):
         total, items = reduce(self.costs), reduce(self.items)
         if items > 0:
             self.learn(total / items, reduce)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets what has been gathered of a step."""
         self.costs.zero_()
         self.items.zero_()
 
@@ -181,6 +185,9 @@ class LayerAttention(LayerWeights):
         self.difficulty.copy_(costs.mean(0))
         seen = reduce(self.seen)
         self.mean_weights.copy_(seen / seen.sum())
+
+    def forget(self) -> None:
+        super().forget()
         self.seen.zero_()
 
     def _standardised(self, signals: Signals, valid: Tensor, layers: int) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distil_nlp.errors import DataError
+
 Batch = Mapping[str, Any]
 LABEL_NAMES = ("labels", "start_positions", "end_positions")
 IGNORED = -100  # of a token: nothing is predicted there; of an example or a span: what is right is not known
@@ -96,15 +98,25 @@ class VocabularyHead:
         inputs: ``[items, width]``.
         linear: From ``width`` to the vocabulary.
         item: ``token`` or ``next_token``.
+        dtype: What autocast would have it run in; None without autocast.
     """
 
     inputs: Tensor
     linear: nn.Linear
     item: str
+    dtype: torch.dtype | None = None
 
     def logits(self, rows: slice) -> Tensor:
         """Runs the head on some of the items: ``[rows, vocab]``."""
-        return F.linear(self.inputs[rows], self.linear.weight, self.linear.bias)
+        weight, bias = self.weights
+        return F.linear(self.inputs[rows].to(weight.dtype), weight, bias)
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias, in what the head runs in."""
+        weight, bias = self.linear.weight, self.linear.bias
+        dtype = self.dtype or weight.dtype
+        return weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 @dataclass
@@ -164,11 +176,20 @@ def valid_tokens(batch: Batch) -> Tensor:
 
     Returns:
         ``[batch, tokens]`` boolean; all true where the batch has no attention mask.
+
+    Raises:
+        DataError: for a batch of rows that have not been tokenized.
     """
     mask = batch.get("attention_mask")
     if mask is not None:
         present: Tensor = mask.bool()
         return present
+    if "input_ids" not in batch and "inputs_embeds" not in batch:
+        raise DataError(
+            "A model reads tokens.",
+            f"The batch has no input_ids, only {', '.join(sorted(batch)) or 'nothing'}.",
+            "Tokenize the rows first: rows.map(lambda row: tokenizer(row['text'], truncation=True)), say.",
+        )
     reference = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"][..., 0]
     return torch.ones(reference.shape, dtype=torch.bool, device=reference.device)
 

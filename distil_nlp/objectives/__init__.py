@@ -20,6 +20,8 @@ from distil_nlp.objectives.logits_tvd import LogitsTVD
 from distil_nlp.objectives.margin_mse import MarginMSE
 from distil_nlp.objectives.minilm import MiniLM
 from distil_nlp.objectives.minilm_v2 import MiniLMv2
+from distil_nlp.objectives.on_features import FeatureObjective
+from distil_nlp.objectives.on_logits import LogitsObjective
 from distil_nlp.objectives.pkt import PKT
 from distil_nlp.objectives.relation_graph import RelationGraph
 from distil_nlp.objectives.rkd import RKD
@@ -38,12 +40,14 @@ __all__ = [
     "ClsStates",
     "Contrastive",
     "Embeddings",
+    "FeatureObjective",
     "Gram",
     "HiddenStates",
     "LayerObjective",
     "LogitsJSD",
     "LogitsKL",
     "LogitsMSE",
+    "LogitsObjective",
     "LogitsReverseKL",
     "LogitsSkewKL",
     "LogitsTVD",

@@ -122,6 +122,12 @@ class LogitsObjective(Objective):
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         ours, theirs = self._logits(student), self._logits(teacher)
         target = item_labels(batch, self._item)
+        if self._item == "example" and self._problem is None and target is not None and target.is_floating_point():
+            raise ModelError(
+                f"{self.name} compares one distribution over all classes of each example.",
+                "The labels are numbers, not classes: transformers takes that for several labels an example.",
+                "Set config.problem_type of both models, to 'multi_label_classification', or give whole numbers.",
+            )
         if self._item == "span":
             return self._span_values(ours, theirs, batch, target)
         ours, theirs = at_items(ours, batch, self._item), at_items(theirs, batch, self._item)
@@ -151,6 +157,9 @@ class LogitsObjective(Objective):
     def _span_values(self, ours: Tensor, theirs: Tensor, batch: Batch, target: Tensor | None) -> Tensor:
         values = []
         for row, tokens in enumerate(valid_tokens(batch)):
+            if not tokens.any():  # padding alone
+                values.append(ours[row].sum() * 0.0)
+                continue
             ends = None if target is None else _among(target[row], tokens)
             values.append(self._compare(ours[row][:, tokens], theirs[row][:, tokens], ends).mean())
         return torch.stack(values)  # [batch]

@@ -112,5 +112,7 @@ class TaskLoss(Objective):
     @staticmethod
     def _without_labels(found: str) -> ModelError:
         return ModelError(
-            "task_loss needs labels.", f"The batch has {found}.", "Add labels to the rows, or leave task_loss out."
+            "task_loss needs labels.",
+            f"The batch has {found}.",
+            "Add them to the rows, as a column `labels`, or leave task_loss out.",
         )

@@ -49,7 +49,7 @@ def vocabulary_terms(
     factors = [objective.factor / count for objective, count in zip(objectives, counts, strict=True)]
     linear = student.linear
     total, terms = _ChunkedTerms.apply(  # type: ignore[no-untyped-call]
-        student.inputs, linear.weight, linear.bias, objectives, factors, teacher, target
+        student.inputs, linear.weight, linear.bias, student, objectives, factors, teacher, target
     )
     return total, list(terms)
 
@@ -63,11 +63,13 @@ class _ChunkedTerms(torch.autograd.Function):
         inputs: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        student: VocabularyHead,
         objectives: Sequence[Objective],
         factors: Sequence[Tensor],
         teacher: Head | None,
         target: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
+        cast, cast_bias = student.weights  # under autocast the head is run in its dtype, as the model would
         wanted = [tensor is not None and tensor.requires_grad for tensor in (inputs, weight, bias)]
         grad_inputs = torch.zeros_like(inputs) if wanted[0] else None
         grad_weight = torch.zeros_like(weight) if wanted[1] else None
@@ -75,12 +77,12 @@ class _ChunkedTerms(torch.autograd.Function):
         terms = inputs.new_zeros(len(objectives), dtype=torch.promote_types(inputs.dtype, torch.float32))
         for rows in _chunks(len(inputs), weight.shape[0]):
             hidden = inputs[rows]
-            logits = F.linear(hidden, weight, bias)
+            logits = F.linear(hidden.to(cast.dtype), cast, cast_bias)
             labels = None if target is None else target[rows]
             values, slope = _differentiate(objectives, factors, logits, _logits(teacher, rows), labels)
             terms += values
             if grad_inputs is not None:
-                grad_inputs[rows] = (slope @ weight.to(slope.dtype)).to(inputs.dtype)
+                grad_inputs[rows] = (slope @ cast.to(slope.dtype)).to(inputs.dtype)
             if grad_weight is not None:
                 _add_product(grad_weight, slope, hidden)
             if grad_bias is not None:
@@ -94,7 +96,7 @@ class _ChunkedTerms(torch.autograd.Function):
         if ctx.grads is None:
             raise RuntimeError("The loss over the vocabulary can be differentiated once.")
         grads, ctx.grads = ctx.grads, None  # scaled in place: one of them is as large as the head
-        return (*(grad if grad is None else grad.mul_(grad_total.to(grad.dtype)) for grad in grads), *[None] * 4)
+        return (*(grad if grad is None else grad.mul_(grad_total.to(grad.dtype)) for grad in grads), *[None] * 5)
 
 
 def _differentiate(

@@ -17,8 +17,8 @@ SCHEDULABLE = ("weight", "temperature")
 class ScheduleCallback(TrainerCallback):
     """Lets a weight or a temperature of an objective follow a schedule.
 
-    The value is set at the beginning of each optimizer step. It depends on ``global_step / max_steps`` alone: it is the
-    same in all processes and micro-batches, and after resuming. It is logged as ``logits_kl/weight``.
+    The value is set when training and each of its steps begins. It depends on ``global_step / max_steps`` alone: it is
+    the same in all processes and micro-batches, and after resuming. It is logged as ``logits_kl/weight``.
 
     ```python
     kl = LogitsKL(temperature=4.0)
@@ -49,6 +49,11 @@ class ScheduleCallback(TrainerCallback):
         """The present value."""
         return float(getattr(self.objective, self.attribute))
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.on_step_begin(args, state, control)  # what is evaluated before the first step follows it, too
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -73,6 +78,22 @@ class EpochCallback(TrainerCallback):
 def scheduled_values(callbacks: Iterable[TrainerCallback]) -> dict[str, float]:
     """The present values of all that follows a schedule, by name."""
     return {callback.name: callback.value for callback in callbacks if isinstance(callback, ScheduleCallback)}
+
+
+def check_scheduled(callbacks: Iterable[TrainerCallback], objectives: Iterable[Objective]) -> None:
+    """Refuses a schedule of an objective that is not trained under.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    trained = set(map(id, objectives))
+    for callback in callbacks:
+        if isinstance(callback, ScheduleCallback) and id(callback.objective) not in trained:
+            raise RecipeError(
+                f"{callback.name} was to follow {callback.schedule}.",
+                "The trainer has not been given that objective, but another one or none.",
+                "Make it once (kl = LogitsKL()), and give it to both: objectives=[kl], ScheduleCallback(kl, ...).",
+            )
 
 
 def _check(objective: Objective, attribute: str, schedule: Schedule) -> None:

@@ -11,6 +11,7 @@ from distil_nlp.checksums import crc32_of
 from distil_nlp.errors import TrainingError
 
 SEAL = "distil_seal.json"
+_UNSEALED = (SEAL, "checkpoint-is-incomplete.txt")  # the second is there while transformers saves on SIGTERM
 
 
 def seal(folder: Path) -> None:
@@ -21,7 +22,7 @@ def seal(folder: Path) -> None:
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "crc32": crc32_of(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != SEAL
+        if path.is_file() and path.name not in _UNSEALED
     }
     partial = folder / f".{SEAL}"
     partial.write_text(json.dumps(files, indent=1), encoding="utf-8")

@@ -7,12 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PretrainedConfig, PreTrainedModel, Trainer
 
+from distil_nlp.blocks import find_blocks, inner_model
 from distil_nlp.data.writing import unset_ignored
 from distil_nlp.errors import ModelError, TrainingError
 from distil_nlp.objectives import Objective, TaskLoss
-from distil_nlp.teachers import Teacher
+from distil_nlp.signals import Needs
+from distil_nlp.teachers import EnsembleTeacher, ModelTeacher, Teacher
+
+_EXAMPLE = "Give e.g. objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0)]."
 
 
 def check_arguments(trainer: Trainer) -> None:
@@ -22,12 +26,13 @@ def check_arguments(trainer: Trainer) -> None:
         ModelError: naming the argument and the way out.
     """
     args = trainer.args
-    options = args.gradient_checkpointing_kwargs
-    reentrant = args.gradient_checkpointing and isinstance(options, dict) and options.get("use_reentrant")
+    options: Any = args.gradient_checkpointing_kwargs or {}
+    for_torch = options.keys() - {"every_n_layers", "offload"}  # without any, transformers gives use_reentrant=False
+    reentrant = args.gradient_checkpointing and for_torch and options.get("use_reentrant", True)
     launch = "Start one process a GPU (`torchrun --nproc_per_node N ...`), or set CUDA_VISIBLE_DEVICES to one GPU."
     refused = {
         "compute_loss_func": (trainer.compute_loss_func, "Write it as an Objective, and add it to the list."),
-        "use_reentrant=True": (reentrant, "Use False: reentrant checkpoints give hidden states without a gradient."),
+        "use_reentrant=True": (reentrant, "Set it to False: reentrant checkpoints give hidden states no gradient."),
         f"{args.n_gpu} GPUs in one process (torch.nn.DataParallel)": (args.n_gpu > 1, launch),
         "DeepSpeed": (trainer.is_deepspeed_enabled, launch),
         "FSDP": (trainer.is_fsdp_enabled, launch),
@@ -41,12 +46,25 @@ def check_arguments(trainer: Trainer) -> None:
             )
 
 
-def check_apart(student: nn.Module, teacher: Any) -> None:
-    """Refuses the student as its own teacher, whose weights are frozen.
+def check_models(student: Any, teacher: Any, model_init: Any = None) -> None:
+    """Refuses what is no model, the student as its own teacher, and two models of different vocabularies.
 
     Raises:
-        ModelError: if all weights of the student are a teacher's.
+        ModelError: for ``model_init``, for a student that is not loaded, one whose weights are all a teacher's, which
+            are frozen, and one whose embedding has another number of tokens than padding can explain.
     """
+    if model_init is not None:
+        raise ModelError(
+            "`model_init` makes a student anew whenever training begins, as hyperparameter_search wants it.",
+            "Objectives are fitted to one student, and learn along with it.",
+            "Give model=..., and write the search as a loop that makes student, objectives and trainer for each trial.",
+        )
+    if not isinstance(student, nn.Module):
+        raise ModelError(
+            "A DistillationTrainer trains a model that is loaded.",
+            f"Found {student!r}." if isinstance(student, str) else f"Found an object of type {type(student).__name__}.",
+            "Give build_student(teacher, num_layers=3), say, or AutoModelFor...from_pretrained(...).",
+        )
     own = set(map(id, student.parameters()))
     if any(own <= set(map(id, model.parameters())) for model in _models(teacher)):
         raise ModelError(
@@ -54,6 +72,36 @@ def check_apart(student: nn.Module, teacher: Any) -> None:
             "They are one model.",
             "Give a copy as teacher (copy.deepcopy(student)), or another checkpoint.",
         )
+    for model in _reading_as_is(teacher):
+        _check_vocabulary(student, model)
+
+
+def _check_vocabulary(student: nn.Module, teacher: nn.Module) -> None:
+    ours, theirs = (_vocabulary(inner_model(model)) for model in (student, teacher))
+    if ours is None or theirs is None or abs(ours - theirs) <= max(ours, theirs) // 50:  # rows of padding
+        return
+    raise ModelError(
+        "Student and teacher read the same token ids, so they need one tokenizer.",
+        f"The student has a vocabulary of {ours:,} tokens, the teacher one of {theirs:,}.",
+        "Make the student from the teacher (build_student), or take a checkpoint with the teacher's tokenizer. Of a "
+        "student with a trimmed vocabulary trim the teacher too (distil_nlp.students.trim_embeddings).",
+    )
+
+
+def _vocabulary(model: nn.Module) -> int | None:
+    config = getattr(model, "config", None)
+    return getattr(config.get_text_config(), "vocab_size", None) if isinstance(config, PretrainedConfig) else None
+
+
+def _reading_as_is(teacher: Any) -> Iterator[nn.Module]:
+    """The models that are given the student's batches; a teacher of the user's own may read other columns."""
+    if isinstance(teacher, nn.Module):
+        yield teacher
+    elif isinstance(teacher, ModelTeacher):
+        yield teacher.model
+    elif isinstance(teacher, list | tuple | EnsembleTeacher):
+        for each in teacher.members if isinstance(teacher, EnsembleTeacher) else teacher:
+            yield from _reading_as_is(each)
 
 
 def _models(teacher: Any) -> Iterator[nn.Module]:
@@ -64,6 +112,29 @@ def _models(teacher: Any) -> Iterator[nn.Module]:
             yield from _models(each)
     elif teacher is not None:
         yield from _models([*getattr(teacher, "members", ()), getattr(teacher, "model", None)])
+
+
+def check_inside(student: Any, item: str | None, needs: Needs) -> None:
+    """Refuses a student inside which positions cannot be found.
+
+    Args:
+        student: As given, with the adapters of PEFT.
+        item: What one of its predictions is (:class:`~distil_nlp.signals.Shape`).
+        needs: What is read of it.
+
+    Raises:
+        ModelError: if its blocks cannot be told apart, or virtual tokens of PEFT stand where the teacher has none.
+    """
+    inside = needs.hidden_states or needs.attentions
+    if inside:
+        find_blocks(inner_model(student))
+    prompts = [each for each in getattr(student, "peft_config", {}).values() if each.is_prompt_learning]
+    if prompts and (inside or item != "example"):
+        raise ModelError(
+            "Student and teacher are compared token by token.",
+            f"The student has virtual tokens (PEFT's {prompts[0].peft_type.value}), which the teacher has not.",
+            "Use LoRA, or distil the predictions of a sequence classifier only (task_loss, logits_kl).",
+        )
 
 
 def make_savable(model: PreTrainedModel) -> None:
@@ -95,20 +166,19 @@ def checked_objectives(
         label_smoothing: ``TrainingArguments.label_smoothing_factor``, which is handed to the task loss.
 
     Raises:
-        ModelError: without objectives, with one given twice, with one that lacks its teacher, or with label smoothing
-            and no task loss.
+        ModelError: without objectives, with names or classes in their place, with one given twice, with one that lacks
+            its teacher, or with label smoothing and no task loss.
     """
-    objectives = [TaskLoss()] if objectives is None and teacher is None else list(objectives or ())
+    objectives = [TaskLoss()] if objectives is None and teacher is None else _listed(objectives)
     names = [objective.name for objective in objectives]
     if not objectives or len(set(names)) < len(names):
         raise ModelError(
-            "A DistillationTrainer trains under at least one objective, each of them once.",
-            f"Found {names}.",
-            "Give e.g. objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0)].",
+            "A DistillationTrainer trains under at least one objective, each of them once.", f"Found {names}.", _EXAMPLE
         )
     lonely = [objective.name for objective in objectives if objective.uses_teacher and teacher is None]
     if lonely:
-        raise ModelError(f"{', '.join(lonely)} need a teacher.", "There is none.", "Give teacher=...")
+        verb = "need" if lonely[1:] else "needs"
+        raise ModelError(f"{', '.join(lonely)} {verb} a teacher.", "There is none.", "Give teacher=...")
     if label_smoothing:
         smoothed = [objective for objective in objectives if isinstance(objective, TaskLoss)]
         if not smoothed:
@@ -119,6 +189,19 @@ def checked_objectives(
             )
         smoothed[0].label_smoothing = label_smoothing
     return objectives
+
+
+def _listed(objectives: Any) -> list[Objective]:
+    alone = isinstance(objectives, Objective | str | type)
+    given = [objectives] if alone else list(objectives or ())
+    strange = [each for each in given if not isinstance(each, Objective)]
+    if alone or strange:
+        raise ModelError(
+            "The objectives of a DistillationTrainer are a list of objects.",
+            f"Found {strange[0] if strange else objectives!r}.",
+            _EXAMPLE,
+        )
+    return given
 
 
 def refuse_non_finite(terms: Mapping[str, float], *, step: int) -> None:

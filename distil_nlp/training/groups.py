@@ -101,12 +101,19 @@ def loader_by_group(trainer: Trainer) -> Any:
             ``train_sampling_strategy="sequential"`` rows come as they are.
 
     Raises:
-        ModelError: if batches are to be made by length.
+        ModelError: if batches are to be made by length, or to be cut.
     """
     args, accelerator, room = trainer.args, trainer.accelerator, trainer._train_batch_size
     groups = _groups(trainer)
     if groups is None:
         return None
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(accelerator, name):
+            raise ModelError(
+                f"The rows of a group (column '{GROUP}') come side by side, in one micro-batch of one process.",
+                f"accelerator_config has '{name}', which would cut batches anew.",
+                f"Leave it out, or drop the column '{GROUP}'.",
+            )
     sampler = GroupBatchSampler(groups, room, seed=seed_of(args), processes=args.world_size)
     if larger := sum(len(rows) > room for rows in sampler.rows):
         logger.warning("%d groups have more rows than a micro-batch (%d), and are cut in each epoch.", larger, room)

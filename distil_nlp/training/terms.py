@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distil_nlp.capture import has_plain_vocabulary_head
+from distil_nlp.layer_weights import LayerWeights
 from distil_nlp.objectives import Objective
 from distil_nlp.objectives.vocabulary import vocabulary_terms
 from distil_nlp.signals import Batch, Needs, Signals, at_items, item_labels
@@ -79,6 +80,14 @@ def loss_terms(
             terms[number] = objective(student, teacher, batch, counts[number])
             losses.append(terms[number])
     return torch.stack(losses).sum(), [terms[number] for number in range(len(objectives))]
+
+
+def forget_step(module: nn.Module) -> None:
+    """Has objectives and weighting forget what they have gathered of a step that was not finished."""
+    module.zero_grad()
+    for each in module.modules():
+        if isinstance(each, LayerWeights | Weighting):
+            each.forget()
 
 
 def _at_items(signals: Signals, batch: Batch, item: str) -> Tensor | None:

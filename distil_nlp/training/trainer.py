@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distil_nlp.blocks import describe, find_blocks, inner_model
+from distil_nlp.blocks import describe, inner_model
 from distil_nlp.capture import capture, prepare_attention
 from distil_nlp.errors import ModelError
 from distil_nlp.objectives import Objective
 from distil_nlp.signals import Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
-from distil_nlp.training.callbacks import EpochCallback, scheduled_values
+from distil_nlp.training.callbacks import EpochCallback, check_scheduled, scheduled_values
 from distil_nlp.training.checks import (
-    check_apart,
     check_arguments,
+    check_inside,
+    check_models,
     checked_objectives,
     make_savable,
     refuse_non_finite,
@@ -29,10 +28,8 @@ from distil_nlp.training.checks import (
 from distil_nlp.training.groups import loader_by_group
 from distil_nlp.training.sampler import seeded
 from distil_nlp.training.sealed import SealedTrainer
-from distil_nlp.training.terms import loss_terms, needs_of, needs_of_a_step
+from distil_nlp.training.terms import forget_step, loss_terms, needs_of, needs_of_a_step
 from distil_nlp.training.weighting import Weighting
-
-OBJECTIVES_FILE = "objectives.safetensors"
 
 
 class DistillationTrainer(SealedTrainer):
@@ -63,7 +60,7 @@ class DistillationTrainer(SealedTrainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | None = None,
         *,
         teacher: PreTrainedModel | Teacher | Sequence[PreTrainedModel | Teacher] | None = None,
         objectives: Sequence[Objective] | None = None,
@@ -71,9 +68,9 @@ class DistillationTrainer(SealedTrainer):
         eval_collator: Any = None,
         **kwargs: Any,
     ) -> None:
+        check_models(model, teacher, kwargs.get("model_init"))
         super().__init__(model=model, **kwargs)
         self.eval_collator = eval_collator
-        check_apart(model, teacher)
         self.teacher = None if teacher is None else as_teacher(teacher)
         check_arguments(self)
         self.objectives = nn.ModuleList(
@@ -83,12 +80,13 @@ class DistillationTrainer(SealedTrainer):
         self.model_accepts_loss_kwargs = True
         self.accelerator.gradient_accumulation_steps = 1
         self.can_return_loss = True  # evaluates it for a model without labels, too
-        inside = inner_model(model)
+        inside = inner_model(self.model)  # type: ignore[arg-type]
         make_savable(inside)
         train_ends(inside)
         shape = describe(inside)
         for objective in self._objectives():
             objective.bind(shape, self.teacher.shape if self.teacher else None)
+            objective.balance = 1.0  # whatever another trainer has left
         self.weighting = weighting
         if weighting is not None:
             weighting.bind(list(self._objectives()), shape)
@@ -101,8 +99,7 @@ class DistillationTrainer(SealedTrainer):
             False: (student_needs | Needs(logits=True), teacher_needs),  # metrics read logits
         }
         seen = student_needs | self.needs[True][0]  # with what a weighting looks at
-        if seen.hidden_states or seen.attentions:
-            find_blocks(inside)  # refuses a model whose blocks cannot be told apart
+        check_inside(self.model, shape.item, seen)
         if student_needs.attentions:
             prepare_attention(inside, "student")
         if self.teacher:
@@ -124,8 +121,8 @@ class DistillationTrainer(SealedTrainer):
 
         Data-parallel training averages gradients over processes, so each process divides by its share.
         """
-        self._added.zero_grad()  # transformers clears the student's gradients only
-        self._steps += 1
+        if self.accelerator.sync_gradients:  # the step before is complete
+            self._added.zero_grad()  # transformers clears the student's gradients only
         batches, counts = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._micro_batches = len(batches)
         if isinstance(counts, Tensor):
@@ -147,6 +144,7 @@ class DistillationTrainer(SealedTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The sum of the objectives' terms."""
+        inputs = {name: value for name, value in inputs.items() if name != "skip_logits"}  # asked of Liger's models
         student_needs, teacher_needs = self.needs[model.training and not return_outputs]
         headless = self.args.world_size > 1 and not student_needs.head
         teacher = self.teacher(inputs, teacher_needs) if self.teacher else Signals()
@@ -155,7 +153,8 @@ class DistillationTrainer(SealedTrainer):
             self.weighting.apply_balances()
         loss, terms = loss_terms(list(self._objectives()), student, teacher, inputs, num_items_in_batch)
         if self.weighting is not None:
-            own = self.weighting(terms, student, 1 / self._micro_batches if num_items_in_batch is not None else 1.0)
+            of_a_step = model.training and num_items_in_batch is not None
+            own = self.weighting(terms, student, 1 / self._micro_batches if of_a_step else 1.0)
             loss, terms = (loss, terms) if own is None else (loss + own, [*terms, own])
         if headless and student.output is not None:  # DDP waits for the gradient of all that made an output
             outputs = [value for value in student.output.values() if isinstance(value, Tensor) and value.requires_grad]
@@ -173,6 +172,13 @@ class DistillationTrainer(SealedTrainer):
     def _forget_terms(self) -> None:
         self._terms.zero_()
         self._steps = 0
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, which comes back to it with smaller batches if auto_find_batch_size is set."""
+        check_scheduled(self.callback_handler.callbacks, self._objectives())
+        self._forget_terms()
+        forget_step(self._added)
+        return super()._inner_training_loop(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each term since the last log beside the loss."""
@@ -203,7 +209,7 @@ class DistillationTrainer(SealedTrainer):
         """An optimizer over the student's and the objectives' parameters."""
         optimizer = super().create_optimizer(self._trained())
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if any(id(parameter) not in held for parameter in self.objectives.parameters()):
+        if any(each.requires_grad and id(each) not in held for each in self.objectives.parameters()):
             raise ModelError(
                 "The optimizer given must train the projections of the objectives, too.",
                 "It holds the student's parameters only.",
@@ -217,6 +223,7 @@ class DistillationTrainer(SealedTrainer):
         """A micro-batch; the last of a step also ends it for the objectives, in all processes alike."""
         loss: Tensor = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
+            self._steps += 1
             for parameter in self._added.parameters():
                 if parameter.grad is not None:
                     parameter.grad = self._mean(parameter.grad)
@@ -240,7 +247,6 @@ class DistillationTrainer(SealedTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; ``resume_from_checkpoint=True`` takes the newest whole checkpoint, if there is one."""
-        self._forget_terms()
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -251,34 +257,39 @@ class DistillationTrainer(SealedTrainer):
         self._refuse_non_finite(self._terms.tolist())  # never a checkpoint of what is lost
         super()._save_checkpoint(model, trial)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        state = self._added.state_dict()
-        if state and self.args.should_save:
-            save_file(state, str(Path(output_dir) / OBJECTIVES_FILE))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint and self._added.state_dict():
-            self._added.load_state_dict(load_file(str(Path(checkpoint) / OBJECTIVES_FILE)))
-
     # ---- what the two models read, and what is refused ----
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keeps the columns that teacher and objectives read, too, and those that the collator says it does."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            read = [*(self.teacher.input_names if self.teacher else ()), *getattr(self.data_collator, "columns", ())]
-            read += [column for objective in self._objectives() for column in objective.columns]
+            readers = [self.data_collator, self.eval_collator, *self._objectives()]
+            read = [*(self.teacher.input_names if self.teacher else ())]
+            read += [column for reader in readers for column in getattr(reader, "columns", ())]
             self._signature_columns = list(dict.fromkeys([*(self._signature_columns or ()), *read]))  # type: ignore[assignment]
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Batches as ``eval_collator`` makes them, where there is one."""
-        training, self.data_collator = self.data_collator, self.eval_collator or self.data_collator
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Batches of evaluation and prediction as ``eval_collator`` makes them, where there is one."""
+        self._set_signature_columns_if_needed()  # what either collator reads
+        training = self.data_collator
+        if not kwargs.get("is_training"):
+            self.data_collator = self.eval_collator or training
         try:
-            return super().get_eval_dataloader(*args, **kwargs)
+            return super()._get_dataloader(*args, **kwargs)
         finally:
             self.data_collator = training
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """As in transformers; the loss does not need labels, where all objectives follow the teacher."""
+        names, labelled = self.label_names, any(inputs.get(name) is not None for name in self.label_names)
+        if prediction_loss_only and not labelled and all(each.uses_teacher for each in self._objectives()):
+            self.label_names = []
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            self.label_names = names
 
     def _objectives(self) -> Iterator[Objective]:
         for objective in self.objectives:

@@ -66,6 +66,9 @@ class Weighting(nn.Module, abc.ABC):
             reduce: The mean of a tensor over processes.
         """
 
+    def forget(self) -> None:
+        """Forgets what it has gathered of a step; called before training."""
+
     def add_parameters(self, optimizer: torch.optim.Optimizer) -> None:
         """Adds its parameters to the student's optimizer, as a group with a learning rate of its own."""
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -221,9 +224,12 @@ class GradNorm(Weighting):
     def end_step(self, reduce: Callable[[Tensor], Tensor]) -> None:
         if int(self.steps) % self.every == 0:
             self._update(reduce(self.squares).sqrt(), reduce(self.values))
-            self.squares.zero_()
-            self.values.zero_()
+            self.forget()
         self.steps += 1
+
+    def forget(self) -> None:
+        self.squares.zero_()
+        self.values.zero_()
 
     def _update(self, norms: Tensor, values: Tensor) -> None:
         """One step of the balances, from norms and values of the terms as they enter the loss."""

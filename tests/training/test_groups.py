@@ -266,3 +266,9 @@ def test_two_processes_share_the_batches_and_resume_in_the_middle_of_an_epoch(tm
     for name, tensor in whole.items():
         if "weights" in name:
             torch.testing.assert_close(resumed[name], tensor, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["split_batches", "dispatch_batches"])
+def test_batches_of_groups_are_not_cut_anew(tmp_path, name):
+    with pytest.raises(ModelError, match=f"accelerator_config has '{name}'"):
+        group_trainer(tmp_path, accelerator_config={name: True}).train()

@@ -265,7 +265,7 @@ def test_without_a_teacher_it_is_fine_tuning(tmp_path):
     trainer = make_trainer(tmp_path, teacher=False, terms=[TaskLoss()])
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(trainer.state.log_history[0]["task_loss"])
-    with pytest.raises(ModelError, match="logits_kl need a teacher"):
+    with pytest.raises(ModelError, match="logits_kl needs a teacher"):
         make_trainer(tmp_path, teacher=False, terms=[LogitsKL()])
 
 

@@ -1,0 +1,83 @@
+"""What a first script gets wrong: said before anything is trained."""
+
+import pytest
+import torch
+from tiny_models import tiny_model
+from transformers import TrainingArguments
+
+from distil_nlp.errors import DataError, ModelError
+from distil_nlp.objectives import HiddenStates, LogitsKL, TaskLoss
+from distil_nlp.students import build_student
+from distil_nlp.teachers import EnsembleTeacher, ModelTeacher
+from distil_nlp.training import DistillationTrainer
+
+ROWS = [{"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": label} for label in (0, 1, 2)]
+
+
+def trainer(folder, *, model=None, teacher=None, objectives=None, rows=ROWS):
+    return DistillationTrainer(
+        model=tiny_model(seed=1) if model is None else model,
+        teacher=tiny_model() if teacher is None else teacher,
+        objectives=[LogitsKL()] if objectives is None else objectives,
+        args=TrainingArguments(str(folder), max_steps=1, report_to="none", save_strategy="no", disable_tqdm=True),
+        train_dataset=rows,
+    )
+
+
+@pytest.mark.parametrize(
+    ("objectives", "found"),
+    [
+        (["logits_kl"], "'logits_kl'"),
+        ("logits_kl", "'logits_kl'"),
+        ({"logits_kl": {"temperature": 2.0}}, "'logits_kl'"),
+        ([LogitsKL], "LogitsKL"),
+        (LogitsKL, "LogitsKL"),
+        (LogitsKL(), "LogitsKL"),
+        ([TaskLoss(), None], "None"),
+    ],
+)
+def test_objectives_are_a_list_of_objects(tmp_path, objectives, found):
+    with pytest.raises(ModelError, match=r"(?s)a list of objects.*objectives=\[TaskLoss") as error:
+        trainer(tmp_path, objectives=objectives)
+    assert found in error.value.found
+
+
+def test_a_model_is_loaded_first(tmp_path):
+    with pytest.raises(ModelError, match=r"(?s)a model that is loaded.*'bert-base-uncased'"):
+        trainer(tmp_path, model="bert-base-uncased")
+    with pytest.raises(ModelError, match="type ModelTeacher"):
+        trainer(tmp_path, model=ModelTeacher(tiny_model()))
+    for given, found in (("bert-base-uncased", "'bert-base-uncased'"), (ModelTeacher(tiny_model()), "ModelTeacher")):
+        with pytest.raises(ModelError, match=f"(?s)a model that is loaded.*{found}.*from_pretrained"):
+            build_student(given, num_layers=2)
+
+
+@pytest.mark.parametrize(
+    "teaching", [lambda model: model, ModelTeacher, lambda model: EnsembleTeacher([tiny_model(), model])]
+)
+def test_two_vocabularies_are_refused(tmp_path, teaching):
+    with pytest.raises(ModelError, match=r"(?s)one tokenizer.*of 64 tokens, the teacher one of 100"):
+        trainer(tmp_path, teacher=teaching(tiny_model(vocab_size=100)), objectives=[HiddenStates()])
+
+
+def test_some_rows_of_padding_are_not(tmp_path):
+    trainer(tmp_path, teacher=tiny_model(vocab_size=65), objectives=[HiddenStates()]).train()
+
+
+def test_a_teacher_of_ones_own_may_read_other_tokens(tmp_path):
+    class Own:  # its rows have columns for it
+        def __init__(self):
+            self.model = tiny_model(vocab_size=200)
+            self.shape, self.input_names = ModelTeacher(self.model).shape, frozenset({"teacher_ids"})
+
+        def prepare(self, needs, device): ...
+
+        def __call__(self, batch, needs): ...
+
+    trainer(tmp_path, teacher=Own())
+
+
+def test_rows_are_tokenized_first(tmp_path):
+    untokenized = [{"text": "good", "labels": torch.tensor(1)}] * 3
+    with pytest.raises(DataError, match=r"(?s)no input_ids, only labels.*Tokenize"):
+        trainer(tmp_path, rows=untokenized).train()
