@@ -31,13 +31,21 @@ _COMPANIONS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
     "vocab.txt",
+    "vocab*.json",
+    "*_vocab.json",
     "merges.txt",
-    "chat_template.jinja",
+    "bpe.codes",
+    "dict.txt",
     "*.model",
-    "modules.json",  # how sentence-transformers pools
+    "*.spm",
+    "*.tokenizer",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "modules.json",  # how sentence-transformers reads a text and pools
     "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
 )
 
 

@@ -66,8 +66,8 @@ class ExportResult:
 
 
 def export_onnx(
-    model_dir: Path,
-    output_dir: Path,
+    model_dir: Path | str,
+    output_dir: Path | str,
     *,
     task: str,
     samples: Sequence[Batch],
@@ -109,8 +109,7 @@ def export_onnx(
         _check_choice("quantization", quantization, ("dynamic",))
     check_keep_float(keep_float)
     check_checkpoint(model_dir, task)
-    if not samples:
-        raise ExportError("Export to ONNX.", "There are no sample batches.", "Give a few real inputs.")
+    _check_samples(samples)
     _check_output(output_dir, model_dir)
     try:
         output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -159,13 +158,21 @@ def _check_choice(name: str, value: str, known: Sequence[str] | Mapping[str, Any
         raise ExportError(f"Export with {name} '{value}'.", near_match(value, known))
 
 
+def _check_samples(samples: Any) -> None:
+    asked, fix = "Export to ONNX.", 'Give a list of some: [tokenizer(texts, padding=True, return_tensors="np")].'
+    if not isinstance(samples, list | tuple) or not all(isinstance(batch, Mapping) for batch in samples):
+        raise ExportError(asked, "`samples` is not a list of padded batches.", fix)
+    if not samples:
+        raise ExportError(asked, "There are no sample batches.", fix)
+
+
 def _check_output(output_dir: Path, model_dir: Path) -> None:
     """Refuses to replace anything but an empty folder or an earlier export."""
     asked = f"Export to {output_dir}."
     fix = "Choose a new folder, or that of an earlier export."
     if output_dir == model_dir or output_dir in model_dir.parents:
         raise ExportError(asked, "The model to export is in it, and the folder is replaced whole.", fix)
-    if not output_dir.exists() or find_graphs(output_dir):
+    if not output_dir.exists() or find_graphs(output_dir) or find_graphs(output_dir, quantized=True):
         return
     if not output_dir.is_dir() or any(output_dir.iterdir()):
         raise ExportError(asked, "It exists and is not an earlier export.", fix)
@@ -198,8 +205,8 @@ def _move_into_place(work_dir: Path, output_dir: Path, old: Path) -> None:
     if not output_dir.exists():
         os.replace(work_dir, output_dir)
         return
-    os.replace(output_dir, old)
     try:
+        os.replace(output_dir, old)
         os.replace(work_dir, output_dir)
     finally:
         if not output_dir.exists():

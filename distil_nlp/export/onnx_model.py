@@ -215,8 +215,11 @@ def open_onnx(exported: Graphs | Path | str, threads: int | None = None) -> Onnx
         threads: As in :func:`make_session`.
 
     Raises:
-        ExportError: A file is missing, damaged or needs a newer onnxruntime.
+        ExportError: It is a folder, or a file is missing, damaged or needs a newer onnxruntime.
     """
+    if not isinstance(exported, Graphs) and Path(exported).is_dir():
+        fix = "Give find_graphs(FOLDER, quantized=True), which knows all of its files, or one .onnx file."
+        raise ExportError(f"Open the ONNX model {exported}.", "It is a folder.", fix)
     graphs = exported if isinstance(exported, Graphs) else Graphs(Path(exported).parent, (Path(exported).stem,))
     sessions, name = [make_session(file, threads) for file in graphs.files], str(graphs.files[0])
     if len(sessions) == 1:

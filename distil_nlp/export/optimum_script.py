@@ -146,20 +146,22 @@ def names_of_weights(graph: onnx.GraphProto) -> set[str]:
 
 
 def rounded_away(onnx_path: Path, sample: dict[str, np.ndarray]) -> list[str]:
-    """Returns the MatMul nodes of whose input quantization would leave nothing but a few outliers.
+    """Returns the products by a weight of whose input quantization would leave nothing but a few outliers.
 
     A tensor's range is cut into 255 steps, and here one step is larger than the tensor's mean magnitude. Decoders have
     such tensors: a few values are thousands of times as large as the others (Sun et al. 2024, arXiv:2402.17762).
+    A Gemm (GPT-2's layers) has the name of the MatMul that onnxruntime makes of it before it quantizes.
     """
     import onnx
 
     graph = onnx.load(onnx_path, load_external_data=False).graph
     weights = names_of_weights(graph)
-    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    endings = {"MatMul": "", "Gemm": "_MatMul"}
+    products = [node for node in graph.node if node.op_type in endings and node.input[1] in weights]
     tensors = list(dict.fromkeys(node.input[0] for node in products if node.input[0] not in weights))
     measured = measure(onnx_path, tensors, sample)
     ruined = {name for name, (largest, smallest, mean) in measured.items() if largest - smallest > 255 * mean}
-    return [node.name for node in products if node.input[0] in ruined]
+    return [node.name + endings[node.op_type] for node in products if node.input[0] in ruined]
 
 
 def measure(
