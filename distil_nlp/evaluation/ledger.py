@@ -141,7 +141,7 @@ class Ledger(Part):
         raise DataError(
             f"The ledger {path} was asked for.",
             found,
-            "Run `distil-nlp evaluate` on the run's folder to write it again.",
+            "Write it again: distil-nlp report RECIPE --output-dir FOLDER",
         )
 
     def _compare(self, row: Row, teacher: Row) -> None:
@@ -152,24 +152,29 @@ class Ledger(Part):
             row.times_faster = _ratio(teacher.latency_ms.p50, row.latency_ms.p50)
 
     def _verdict(self) -> Iterable[str]:
-        teacher, student = self.row("teacher"), self.row("student")
-        if not teacher or not student or student.retention is None:
+        scored = {row.name: row for row in self.rows if row.metrics.get(self.metric) is not None}
+        teacher, student = scored.get("teacher"), scored.get("student")
+        if not teacher or not student:
             return
         kept = "a retention of {:.1f} % as lower is better" if self.lower_is_better else "{:.1f} % of it"
         yield (
             f"The teacher's {self.metric} is {teacher.metrics[self.metric]:.3f}; the student's is "
-            f"{student.metrics[self.metric]:.3f}, {kept.format(100 * student.retention)}{_factors(student)}."
+            f"{student.metrics[self.metric]:.3f}{_share(student, kept)}{_factors(student)}."
         )
-        exports = [row for row in self.rows if row.kind == "export" and row.retention and row.size_mb]
+        exports = [row for row in scored.values() if row.kind == "export" and row.size_mb]
         for row in sorted(exports, key=lambda row: row.size_mb or 0)[:1]:
             kept = "a retention of {:.1f} %" if self.lower_is_better else "{:.1f} % of the teacher's"
-            share = f"{kept.format(100 * (row.retention or 0))}{_factors(row)}"
             score = f"{self.metric} {row.metrics[self.metric]:.3f}"
-            yield f"The student's smallest export, {row.label}, has {score}, {share}."
+            yield f"The student's smallest export, {row.label}, has {score}{_share(row, kept)}{_factors(row)}."
         if at := next((row.latency_ms for row in self.rows if row.times_faster), None):
             cores = "one thread" if at.threads == 1 else f"{at.threads} threads"
             setting = f"batch size {at.batch_size}, {at.sequence_length} tokens, {cores} of the CPU"
             yield f"Speed is the median time of one batch ({setting})."
+
+
+def _share(row: Row, words: str) -> str:
+    """``, 95.0 % of it``; nothing where the teacher's score is not above zero."""
+    return "" if row.retention is None else f", {words.format(100 * row.retention)}"
 
 
 def _factors(row: Row) -> str:
@@ -197,7 +202,7 @@ def _setting(latency: LatencyRow) -> tuple[int, int, int]:
 
 
 def _ratio(value: float | None, over: float | None) -> float | None:
-    return value / over if value is not None and over else None
+    return value / over if value is not None and over is not None and over > 0 else None
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from distil_nlp.report import numbers
 from distil_nlp.report.axes import Scale
@@ -12,36 +13,39 @@ from distil_nlp.report.svg import WIDTH, Json, kind_class, line, svg, text
 
 BAR = 30.0
 GAP = 36.0
+COLUMNS = 2
 BOX = 44.0
 
 
 def latency_svg(ledger: Json) -> Markup | None:
     """Bars to p50 and a tick at p95, a panel for each batch size and number of threads; None without a bench.
 
-    Panels of one batch size share their scale.
+    Panels of one batch size share their scale, and two of them a line.
     """
     timed = [row for row in ledger["rows"] if row.get("latencies")]
     settings = sorted({_setting(entry) for row in timed for entry in row["latencies"]})
     if not settings:
         return None
-    columns = sorted({threads for _, threads in settings})
-    panel_width = (WIDTH - GAP * (len(columns) - 1)) / len(columns)
+    threads = sorted({threads for _, threads in settings})
+    lines = [threads[start : start + COLUMNS] for start in range(0, len(threads), COLUMNS)]
+    panel_width = (WIDTH - GAP * (len(lines[0]) - 1)) / len(lines[0])
     panels: list[Markup] = []
     top = 0.0
-    for size in sorted({batch_size for batch_size, _ in settings}):
-        drawn = [
-            _panel(timed, (size, threads), column * (panel_width + GAP), top, panel_width)
-            for column, threads in enumerate(columns)
+    for size, beside in product(sorted({batch_size for batch_size, _ in settings}), lines):
+        panels += [
+            _panel(timed, (size, count), column * (panel_width + GAP), top, panel_width)
+            for column, count in enumerate(beside)
         ]
-        panels += drawn
         top += 60 + BAR * len(timed)
     return svg(top - 16, "Latency", _latency_words(timed), *panels)
 
 
 def _panel(timed: Sequence[Json], setting: tuple[int, int], left: float, top: float, width: float) -> Markup:
     names = max(text_width(str(row["label"])) for row in timed) + 14
-    slowest = max(entry["p95"] for row in timed for entry in row["latencies"] if entry["batch_size"] == setting[0])
-    axis = Scale(0.0, slowest or 1.0, left + names, left + width - 118)
+    entries = [entry for row in timed for entry in row["latencies"] if entry["batch_size"] == setting[0]]
+    slowest = max(entry["p95"] for entry in entries)
+    figures = max(text_width(" ".join(_figures(entry))) for entry in entries)
+    axis = Scale(0.0, slowest or 1.0, left + names, left + width - figures - 12)
     parts = [text(left, top + 20, _setting_words(*setting), class_="name")]
     for place, row in enumerate(timed):
         y = top + 36 + BAR * place
@@ -57,16 +61,18 @@ def _panel(timed: Sequence[Json], setting: tuple[int, int], left: float, top: fl
 def _bar(entry: Json, look: str, axis: Scale, y: float) -> Markup:
     p50, p95 = axis(entry["p50"]), axis(entry["p95"])
     length = max(p50 - axis.start, 1.0)
-    words = (
-        tag("tspan", f"{numbers.milliseconds(entry['p50'])} ms", class_="name"),
-        tag("tspan", f"  p95 {numbers.milliseconds(entry['p95'])}", class_="value"),
-    )
+    median, tail = _figures(entry)
+    words = tag("tspan", median, class_="name"), tag("tspan", tail, class_="value")
     return join(
         tag("rect", x=axis.start, y=y + 2, width=length, height=18, rx=3, class_=f"bar {look}"),
         line(p50, y + 11, p95, y + 11, f"whisker {look}"),
         line(p95, y + 5, p95, y + 17, f"whisker {look}"),
         text(p95 + 9, y + 16, *words),
     )
+
+
+def _figures(entry: Json) -> tuple[str, str]:
+    return f"{numbers.milliseconds(entry['p50'])} ms", f"  p95 {numbers.milliseconds(entry['p95'])}"
 
 
 def layer_map_svg(ledger: Json) -> Markup | None:

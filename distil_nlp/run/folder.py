@@ -56,29 +56,35 @@ class RunFolder:
         """Checks that a run can start in the folder, or go on with what the same recipe has left there.
 
         Raises:
-            RecipeError: if the folder holds a run and ``resume`` is not set, or one of another recipe.
+            RecipeError: if nothing can be written there, or if the folder holds a run and ``resume`` is not set, or one
+                of another recipe.
         """
-        saved = self.path / "recipe.yaml"
-        if saved.is_file():
-            if not resume:
-                raise RecipeError(
-                    f"A run was to start in {self.path}.",
-                    "There is a run in it already.",
-                    "Add --resume to go on with it (finished stages are kept), or give another --output-dir.",
-                )
-            earlier = Recipe.load(saved)
-            if differing := _differences(earlier, recipe):
-                raise RecipeError(
-                    f"The run in {self.path} was to go on.",
-                    f"It was started with another recipe; these differ: {', '.join(differing)}.",
-                    "Go on with the same recipe and overrides, or give another --output-dir.",
-                )
+        self._check_writable()
+        earlier = self._earlier()
+        if earlier is None:
+            return
+        if not resume:
+            raise RecipeError(
+                f"A run was to start in {self.path}.",
+                "There is a run in it already.",
+                "Add --resume to go on with it (finished stages are kept), or give another --output-dir.",
+            )
+        if differing := _differences(earlier, recipe):
+            raise RecipeError(
+                f"The run in {self.path} was to go on.",
+                f"It was started with another recipe; these differ: {', '.join(differing)}.",
+                "Go on with the same recipe and overrides, or give another --output-dir.",
+            )
 
     def describe(self, recipe: Recipe) -> None:
-        """Writes the resolved recipe and the environment; what another recipe has left behind is forgotten."""
+        """Writes the resolved recipe and the environment; what another recipe has left behind is forgotten.
+
+        Raises:
+            RecipeError: if nothing can be written there, or what is there is of nobody knows which recipe.
+        """
+        self._check_writable()
+        earlier = self._earlier() or recipe
         self.path.mkdir(parents=True, exist_ok=True)
-        saved = self.path / "recipe.yaml"
-        earlier = Recipe.load(saved) if saved.is_file() else recipe
         if changed := _differences(earlier, recipe):
             first = min(STAGES.index(_first_stage(key)) for key in changed)
             self.forget_from(STAGES[first])
@@ -87,6 +93,30 @@ class RunFolder:
             self._set_aside(made, STAGES[first:])
         recipe.save(self.path / "recipe.yaml")
         write_json(self.path / "environment.json", environment(recipe.seed))
+
+    def _check_writable(self) -> None:
+        """Looks at the folder, or at the nearest above it that there is."""
+        place = self.path.absolute()
+        nearest = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+        if not (os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)):
+            raise RecipeError(
+                f"A run was to write to {self.path}.",
+                f"{nearest} is {'not writable' if os.path.isdir(nearest) else 'no folder'}.",
+                "Give another --output-dir.",
+            )
+
+    def _earlier(self) -> Recipe | None:
+        """The recipe of the run in the folder; None where there is no run."""
+        saved = self.path / "recipe.yaml"
+        if saved.is_file():
+            return Recipe.load(saved)
+        if any((self.path / "results").glob("*.json")):
+            raise RecipeError(
+                f"A run was to write to {self.path}.",
+                "It holds results, and no recipe.yaml that says of what.",
+                "Put the recipe.yaml back that they are of, or give another --output-dir.",
+            )
+        return None
 
     def has(self, stage: str) -> bool:
         """Whether a stage has finished."""
@@ -178,8 +208,19 @@ class RunFolder:
         np.savez(path, allow_pickle=False, **outputs._asdict())
 
     def outputs(self, name: str) -> Outputs:
-        """What :meth:`save_outputs` has kept."""
-        with np.load(self.path / "results" / "outputs" / f"{name}.npz", allow_pickle=False) as loaded:
+        """What :meth:`save_outputs` has kept.
+
+        Raises:
+            DistilError: if there is nothing.
+        """
+        path = self.path / "results" / "outputs" / f"{name}.npz"
+        if not path.is_file():
+            raise DistilError(
+                f"The outputs of the {name} on the test rows are needed.",
+                f"{path} is not there.",
+                f"Run the stage that keeps them: distil-nlp evaluate RECIPE --output-dir {self.path}",
+            )
+        with np.load(path, allow_pickle=False) as loaded:
             return Outputs(**loaded)
 
 

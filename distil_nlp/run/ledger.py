@@ -12,6 +12,9 @@ from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.recipe import Recipe
 from distil_nlp.run.folder import RunFolder, environment
 
+# What transformers logs beside the loss and its terms; the last three with include_num_input_tokens_seen.
+NO_TERMS = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
+NO_TERMS |= {"num_input_tokens_seen", "train_runtime", "train_tokens_per_second"}
 KINDS: dict[str, Any] = {"student": "student", "onnx": "export", "onnx_int8": "export"}
 
 
@@ -121,8 +124,7 @@ def _curves(results: dict[str, Any]) -> list[Curve]:
     curves = []
     for run, result in _trainings(results).items():
         logs = [log for log in result["log_history"] if "loss" in log]
-        known = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
-        terms = [key for key in (logs[0] if logs else {}) if key not in known and "/" not in key]
+        terms = [key for key in (logs[0] if logs else {}) if key not in NO_TERMS and "/" not in key]
         for term in ["loss", *terms] if len(terms) > 1 else terms:
             steps = [log["step"] for log in logs]
             curves.append(Curve(run=run, term=term, steps=steps, values=[log[term] for log in logs]))

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from distil_nlp.errors import TrainingError
+from distil_nlp.errors import DistilError, TrainingError
 from distil_nlp.evaluation.artefacts import Artefact, OnnxArtefact, PyTorchArtefact
 from distil_nlp.evaluation.efficiency import (
     LatencyProtocol,
@@ -150,10 +150,15 @@ def bench(run: Run) -> dict[str, Any]:
     section = run.recipe.bench
     models = {name: list(run.models(name).values()) for name in ("teacher", "student")}
     artefacts: list[Artefact] = [PyTorchArtefact(name, *parts) for name, parts in models.items()]
-    for name, int8 in (("onnx", False), ("onnx_int8", True)):
-        graphs = find_graphs(run.folder.onnx, quantized=int8) if run.folder.has("export") else None
-        if graphs is not None:
-            artefacts.append(OnnxArtefact(name, partial(open_onnx, graphs)))
+    for name in run.folder.result("export")["artefacts"] if run.folder.has("export") else ():
+        graphs = find_graphs(run.folder.onnx, quantized=name == "onnx_int8")
+        if graphs is None:
+            raise DistilError(
+                f"The exported model '{name}' was to be timed.",
+                f"{run.folder.onnx} does not hold it any more.",
+                f"Export it again: distil-nlp export RECIPE --output-dir {run.folder.path}",
+            )
+        artefacts.append(OnnxArtefact(name, partial(open_onnx, graphs)))
     names = run.parts.tokenizer.model_input_names
     vocabulary = min(model.config.get_text_config().vocab_size for model in chain(*models.values()))
     batch_of = partial(latency_batch, sequence_length=section.sequence_length, vocab_size=vocabulary, input_names=names)

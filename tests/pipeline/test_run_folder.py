@@ -1,0 +1,95 @@
+"""A run's folder that cannot be written, or of which something was deleted by hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_run import command
+
+from distil_nlp.errors import DataError, DistilError, RecipeError
+from distil_nlp.evaluation.ledger import Ledger
+from distil_nlp.recipe import Recipe
+from distil_nlp.run.folder import RunFolder
+from distil_nlp.run.ledger import _curves
+
+
+@pytest.mark.parametrize("verb", ["run", "teach", "report"])
+def test_a_folder_under_a_file_is_refused_before_anything_is_checked(case, tmp_path, verb):
+    (tmp_path / "notes").write_text("mine")
+    outcome = command(verb, case.recipe(tmp_path), "--output-dir", tmp_path / "notes" / "run")
+    assert outcome.code == 1
+    assert "notes is no folder" in outcome.err
+    assert "another --output-dir" in outcome.err
+    assert outcome.out == ""  # nor was a batch tried
+
+
+def test_a_folder_that_may_only_be_read_is_refused(case, tmp_path, monkeypatch):
+    recipe, access = Recipe.load(case.recipe(tmp_path)), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and access(path, mode))
+    for attempt in (
+        lambda folder: folder.check_start(recipe, resume=False),
+        lambda folder: folder.describe(recipe),
+    ):
+        with pytest.raises(RecipeError, match="is not writable"):
+            attempt(RunFolder(tmp_path / "not" / "there yet"))
+    assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_results_without_their_recipe_are_nobodys(case, tmp_path, resume):
+    """They may be of another recipe, and were taken for this one's."""
+    folder, recipe = RunFolder(tmp_path / "run"), Recipe.load(case.recipe(tmp_path))
+    folder.describe(recipe)
+    folder.finish("teach", {})
+    folder.check_start(recipe, resume=True)
+    (folder.path / "recipe.yaml").unlink()
+    with pytest.raises(RecipeError, match=r"no recipe\.yaml"):
+        folder.check_start(recipe, resume=resume)
+    with pytest.raises(RecipeError, match=r"no recipe\.yaml"):
+        folder.describe(recipe)
+    assert folder.has("teach")
+
+
+def test_outputs_that_are_gone_are_asked_for_by_name(tmp_path):
+    with pytest.raises(DistilError, match="outputs of the teacher"):
+        RunFolder(tmp_path).outputs("teacher")
+
+
+def test_an_export_that_is_gone_is_not_left_out_of_the_bench(finished, tmp_path):
+    run = finished.copy(tmp_path / "run")
+    (run / "onnx" / "model_quantized.onnx").unlink()
+    outcome = command("bench", finished.recipe, "--output-dir", run)
+    assert outcome.code == 1
+    assert "'onnx_int8' was to be timed" in outcome.err
+    assert "distil-nlp export" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_spaces_brackets_and_other_scripts_in_the_path(finished, tmp_path):
+    run = finished.copy(tmp_path / "rün [1] мой", without=["evaluate", "export", "bench", "report"])
+    shutil.rmtree(run / "onnx")
+    outcome = command("run", finished.recipe, "--output-dir", run, "--resume")
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in (run / "onnx").glob("*.onnx")} == {"model.onnx", "model_quantized.onnx"}
+    assert (run / "report.svg").is_file()
+
+
+def test_what_transformers_logs_beside_the_loss_is_no_term_of_it():
+    """With ``include_num_input_tokens_seen`` each log has these keys."""
+    rate = {"num_input_tokens_seen": 512, "train_runtime": 1.5, "train_tokens_per_second": 341.3}
+    log = {"loss": 0.7, "grad_norm": 1.0, "learning_rate": 0.1, "task_loss": 0.5, "logits_kl": 0.2, "epoch": 1.0}
+    log |= {"logits_kl/temperature": 2.0, **rate, "step": 5}
+    curves = _curves({"distill": {"log_history": [log, {"train_loss": 0.7, "step": 5}]}})
+    assert [(curve.run, curve.term, curve.values) for curve in curves] == [
+        ("student", "loss", [0.7]),
+        ("student", "task_loss", [0.5]),
+        ("student", "logits_kl", [0.2]),
+    ]
+
+
+def test_a_report_that_is_gone_is_written_by_the_stage_report(tmp_path):
+    with pytest.raises(DataError, match="distil-nlp report"):
+        Ledger.load(tmp_path / "report.json")
