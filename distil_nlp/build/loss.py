@@ -9,12 +9,20 @@ from typing import Any
 
 from distil_nlp.build.outside import objective_class
 from distil_nlp.data.tasks import TASKS
-from distil_nlp.errors import RecipeError
+from distil_nlp.errors import RecipeError, near_match
 from distil_nlp.objectives import Objective
 from distil_nlp.recipe import Recipe
+from distil_nlp.recipe.errors import without_quotes
 from distil_nlp.recipe.stages import Stage
 from distil_nlp.training import WEIGHTINGS, Schedule, ScheduleCallback, Weighting
 from distil_nlp.training.schedules import schedule_from
+
+_SIMPLE: dict[str, tuple[Any, str]] = {  # parameters of these types say nothing themselves about a value of another
+    "float": ((int, float), "a number"),
+    "int": (int, "a whole number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "a text"),
+}
 
 
 def make_objectives(
@@ -39,6 +47,7 @@ def make_objectives(
             taken = inspect.signature(cls).parameters
             own = {key: value for key, value in (arguments_of_task or {}).items() if key in taken}
             first = {key: schedule(0.0) for key, schedule in schedules.items()}
+            _check_arguments(name, arguments, taken, scheduled=schedules)
             try:
                 made.append(cls(**{**own, **arguments, **first}))
             except TypeError as error:
@@ -109,6 +118,24 @@ def make_weighting(recipe: Recipe, stage: Stage) -> Weighting | None:
         return None
     with _placed(recipe, stage.key("weighting")):
         return WEIGHTINGS[section.method](**section.parameters)
+
+
+def _check_arguments(
+    name: str, given: Mapping[str, Any], taken: Mapping[str, inspect.Parameter], *, scheduled: Mapping[str, Any]
+) -> None:
+    """Refuses parameters that the objective lacks, and a text, say, where it takes a number."""
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    for key, value in given.items():
+        if key not in taken and not open_ended:
+            raise RecipeError(f"the objective '{name}' has no parameter '{key}'.", near_match(key, taken))
+        if key in scheduled:  # which says itself what it may be
+            continue
+        annotation = taken[key].annotation if key in taken else None
+        kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        types, needed = _SIMPLE.get(kind, (object, ""))
+        if isinstance(value, types) and not (isinstance(value, bool) and kind in ("float", "int")):
+            continue
+        raise RecipeError(f"'{name}.{key}' cannot be {value!r}.", f"It needs {needed}.", without_quotes(value))
 
 
 def _listed(recipe: Recipe, stage: Stage) -> Mapping[str, Mapping[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from distil_nlp.errors import RecipeError, near_match
+from distil_nlp.recipe.errors import without_quotes
 from distil_nlp.recipe.yaml import KeyPath, Source
 
 _OWN = {
@@ -48,9 +49,13 @@ def check_training_arguments(arguments: dict[str, Any], source: Source, section:
         if choices and isinstance(value, str) and value not in choices:
             raise RecipeError(f"{asked} cannot be {value!r}.", near_match(value, choices))
         try:
-            _adapter(name).validate_python(value)
+            read = _adapter(name).validate_python(value)
         except ValidationError as error:
             raise RecipeError(f"{asked} cannot be {value!r}.", f"{error.errors()[0]['msg']}.") from None
+        if isinstance(value, str) and isinstance(read, bool):  # transformers would take the word no for yes
+            raise RecipeError(f"{asked} cannot be {value!r}.", "It is true or false.", f"Write {str(read).lower()}.")
+        if isinstance(value, str) and isinstance(read, int | float):
+            raise RecipeError(f"{asked} cannot be {value!r}.", "A number is needed here.", without_quotes(value))
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from distil_nlp.errors import RecipeError, near_match
-from distil_nlp.recipe.yaml import KeyPath, Source
+from distil_nlp.recipe.yaml import KeyPath, Source, is_scalar
 
 
 class FaultError(ValueError):
@@ -28,6 +28,11 @@ def explain(error: ValidationError, model: type[BaseModel], source: Source) -> R
     if more:
         fix = f"{fix} ({more} more {'problem' if more == 1 else 'problems'} after this one.)".lstrip()
     return RecipeError(asked, found, fix)
+
+
+def without_quotes(value: Any) -> str:
+    """What to do about a number in quotes, or true or false; nothing about any other value."""
+    return f"Write it without quotes: {value}" if isinstance(value, str) and is_scalar(value) else ""
 
 
 def _explain_one(problem: Any, model: type[BaseModel], source: Source) -> tuple[str, str, str]:
@@ -56,14 +61,15 @@ def _explain_one(problem: Any, model: type[BaseModel], source: Source) -> tuple[
         return f"{source.where(path)}: '{_dotted(path, source)}' cannot be used.", fault.found, fault.fix
     asked = f"{source.where(path)}: '{_dotted(path, source)}' cannot be {_shown(value)}."
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return asked, "A section is needed here.", "Write one 'key: value' a line below it, indented."
+        fix = "Write one 'key: value' a line below it, indented; or {} for all of its defaults."
+        return asked, "A section is needed here.", fix
     if kind == "tuple_type":
-        return asked, "A list is needed here.", "Write it as [a, b]."
+        return asked, "A list is needed here.", f"Write it as [{value}]." if isinstance(value, str) else "Write [a, b]."
     if kind == "literal_error":
         return asked, near_match(str(value), _unquoted(context["expected"])), ""
     if kind == "string_type" and isinstance(value, (int, float)):
         return asked, "A text is needed here.", f'Put it in quotes: "{value}"'
-    return asked, f"{problem['msg']}.", ""
+    return asked, f"{problem['msg']}.", without_quotes(value)
 
 
 def _dotted(path: KeyPath, source: Source) -> str:

@@ -143,6 +143,11 @@ def override(data: dict[str, Any], source: Source, text: str) -> str:
     return ".".join(path)
 
 
+def is_scalar(text: str) -> bool:
+    """Whether a text, written without quotes, is read as a number, or as true or false."""
+    return any(pattern.match(text) for pattern in (_BOOL, _INT, _FLOAT))
+
+
 def dump(data: dict[str, Any]) -> str:
     """Returns YAML that reads back as ``data`` here, and the same in YAML 1.1 readers."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 
@@ -54,13 +55,14 @@ def build_student(
             size of weights does.
 
     Raises:
-        ModelError: if nothing is asked for, for blocks or rules that do not exist, and for sizes that the model cannot
-            have.
+        ModelError: for what is no model, if nothing is asked for, for blocks or rules that do not exist, and for sizes
+            that the model cannot have.
 
     References:
         Sanh et al. (2019), arXiv:1910.01108, section 3: initialisation from the teacher's layers.
         Muralidharan et al. (2024), arXiv:2407.14679: width by importance.
     """
+    _check_teacher(teacher)
     widths = {"hidden_size": hidden_size, "num_heads": num_heads, "intermediate_size": intermediate_size}
     narrow = any(size is not None for size in widths.values())
     deep = any(asked is not None for asked in (num_layers, layers, decoder_layers))
@@ -71,12 +73,6 @@ def build_student(
             f"num_layers={num_layers}, layers={layers}.",
             f"Give num_layers, or a list of layers, or a smaller size ({', '.join(widths)}).",
         )
-    if any(map(is_traceable_wrapper_subclass, teacher.parameters())):
-        raise ModelError(
-            "A student takes over its teacher's weights.",
-            "Those of this teacher are quantized.",
-            "Make the student first, or of the checkpoint as it was before.",
-        )
     if narrow and layers == "cka" and batches is not None:
         batches = list(batches)  # they are read twice
     depth: dict[str, Any] = {"num_layers": num_layers, "layers": layers, "decoder_layers": decoder_layers}
@@ -84,3 +80,18 @@ def build_student(
     if narrow:
         teacher = narrower(teacher, **widths, batches=batches)
     return shallower(teacher, kept) if kept else teacher
+
+
+def _check_teacher(teacher: Any) -> None:
+    if not isinstance(teacher, nn.Module):
+        raise ModelError(
+            "A student is made of a model that is loaded.",
+            f"Found {teacher!r}." if isinstance(teacher, str) else f"Found an object of type {type(teacher).__name__}.",
+            "Load it first: AutoModelForSequenceClassification.from_pretrained(...), say.",
+        )
+    if any(map(is_traceable_wrapper_subclass, teacher.parameters())):
+        raise ModelError(
+            "A student takes over its teacher's weights.",
+            "Those of this teacher are quantized.",
+            "Make the student first, or of the checkpoint as it was before.",
+        )

@@ -134,6 +134,18 @@ def test_the_example_is_the_mean_absolute_difference(module):
     torch.testing.assert_close(loss, 0.5 * torch.nn.functional.l1_loss(ours[2][keep], theirs[3][keep]))
 
 
+def test_the_other_example_is_the_hellinger_distance(module):
+    objective = objective_class("my_objective:Hellinger", EXAMPLE.parent)(temperature=2.0, weight=0.5)
+    student, teacher, made = tiny_model(seed=1), tiny_model(seed=2), batch()
+    objective.bind(describe(student), describe(teacher))
+    loss = objective(
+        capture(student, made, objective.student_needs), capture(teacher, made, objective.teacher_needs), made
+    )
+    ours, theirs = (model(made["input_ids"], made["attention_mask"]).logits for model in (student, teacher))
+    p, q = (torch.softmax(logits / 2, -1) for logits in (ours, theirs))
+    torch.testing.assert_close(loss, 0.5 * (1 - (p * q).sqrt().sum(-1)).mean())
+
+
 def test_a_recipe_checks_and_distils_with_the_example(module, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTIL_NLP_CACHE", str(tmp_path / "cache"))
     shutil.copy(EXAMPLE, tmp_path)
