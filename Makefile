@@ -22,7 +22,7 @@ LOWEST := .venv-lowest
 # Tested there only, since whatever finds it imports it, with many words.
 TORCHAO := $(shell grep '^torchao==' constraints.txt)
 
-.PHONY: install demo test test-lowest check format docs wheel constraints clean help
+.PHONY: install demo test test-lowest check format docs tables wheel constraints clean help
 
 help:            ## Shows this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,6 +50,9 @@ format: $(INSTALLED)  ## Formats the code and mends what lint can mend.
 
 docs: $(DOCS_INSTALLED)  ## Builds the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+tables: $(INSTALLED)  ## Renews the tables of docs/benchmarks.md from the results in benchmarks/results.
+	cd benchmarks && $(abspath $(BIN))/python objectives_tables.py > results/objectives.md
 
 wheel: $(INSTALLED)  ## Builds the wheel into dist/.
 	rm -rf dist

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distil_nlp.errors import UnresolvedReferenceError, first_line
+from distil_nlp.errors import MissingExtraError, UnresolvedReferenceError, first_line
 from distil_nlp.wheels import SCHEME, WheelMember, closest
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,11 @@ def resolve(
 
 
 def pretrained_arguments(source: Path | HubReference, gguf_file: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Returns the name and the keyword arguments that every ``from_pretrained`` takes."""
+    """Returns the name and the keyword arguments that every ``from_pretrained`` takes.
+
+    Raises:
+        MissingExtraError: It is a GGUF file, and the package that reads these is not installed.
+    """
     arguments: dict[str, Any] = {"trust_remote_code": False}
     name = source.name if isinstance(source, HubReference) else str(source)
     if isinstance(source, HubReference):
@@ -94,6 +99,8 @@ def pretrained_arguments(source: Path | HubReference, gguf_file: str | None = No
     elif source.is_file():
         name, gguf_file = str(source.parent), source.name
     if gguf_file is not None:
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtraError("gguf", "gguf")
         arguments["gguf_file"] = gguf_file
     return name, arguments
 

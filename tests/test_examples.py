@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_models import tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -11,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "quickstart.py"
+PAGE = ROOT / "docs" / "python.md"
 
 
 def quickstart() -> str:
@@ -32,7 +34,7 @@ def test_the_readme_shows_the_recipe_as_it_ships():
         assert line.split("  #")[0].rstrip() in shipped
 
 
-def test_it_trains_a_student(tmp_path, monkeypatch):
+def test_what_the_documentation_does_from_python(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "good", "bad", "film"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
@@ -44,10 +46,25 @@ def test_it_trains_a_student(tmp_path, monkeypatch):
     teacher.save_pretrained("runs/movie_sentiment/teacher")
     fast.save_pretrained("runs/movie_sentiment/teacher")
     Path("train.csv").write_text("text,label\n" + "good film,1\nbad bad film,0\n" * 8)
-    exec(compile(quickstart(), str(EXAMPLE), "exec"), {})
+    namespace: dict = {}
+    exec(compile(quickstart(), str(EXAMPLE), "exec"), namespace)
     student = AutoModelForSequenceClassification.from_pretrained("runs/student")
     assert student.config.num_hidden_layers == 3
     assert not list(Path("runs/student").glob("objectives*"))
+    Path("test.csv").write_text("text,label\n" + "good good film,1\nbad film,0\n" * 12)
+    first, *others, last = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert first == quickstart()
+    assert "Assembly" in last  # the notebook runs the like of it
+    for block in others:
+        exec(compile(block, str(PAGE), "exec"), namespace)
+    assert namespace["logits"].shape == (24, 2)
+    figures = json.loads(Path("runs/report.json").read_text(encoding="utf-8"))
+    rows = {row["name"]: row for row in figures["rows"]}
+    hits = (np.concatenate([out["logits"].argmax(-1) for out in namespace["outputs"]["student"]]) == [1, 0] * 12).mean()
+    assert rows["student"]["metrics"]["accuracy"] == hits
+    assert rows["onnx_int8"]["times_faster"] > 0
+    assert figures["gain_over_control"]["control_same_start"]["rows"] == 24
+    assert "my_student" in Path("runs/report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["fine_tune.py", "distill.py"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distil_nlp import wheels
-from distil_nlp.errors import UnresolvedReferenceError
+from distil_nlp.errors import MissingExtraError, UnresolvedReferenceError
 from distil_nlp.references import HubReference, hub_access, pretrained_arguments, resolve
 
 WHEEL = "toy_data-1.0-py3-none-any.whl"
@@ -382,3 +382,11 @@ def test_a_published_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert isinstance(path, Path)
     assert json.loads((path / "config.json").read_text())["num_hidden_layers"] == 6
+
+
+def test_a_gguf_file_needs_its_package(tmp_path, monkeypatch):
+    file = tmp_path / "model.gguf"
+    assert pretrained_arguments(file.parent, file.name)[1]["gguf_file"] == "model.gguf"
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'distil_nlp\[gguf\]'"):
+        pretrained_arguments(file.parent, file.name)

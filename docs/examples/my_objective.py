@@ -1,11 +1,11 @@
-"""An objective of one's own; tests/test_outside_objectives.py trains with it.
+"""Two objectives of one's own; tests/build/test_outside_objectives.py trains with the first and checks both.
 
 In a recipe beside this file: ``objectives: {my_objective:HiddenL1: {mapping: last, weight: 0.1}}``.
 """
 
 from torch import Tensor
 
-from distil_nlp.objectives import LayerObjective
+from distil_nlp.objectives import LayerObjective, LogitsObjective
 from distil_nlp.signals import Batch, Needs, Shape, Signals, valid_tokens
 
 
@@ -30,3 +30,16 @@ class HiddenL1(LayerObjective):
                 for s, t in self.pairs
             ]
         )
+
+
+class Hellinger(LogitsObjective):
+    """Squared Hellinger distance between the softened predictions; the base class picks the items that count."""
+
+    name = "hellinger"
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor | None) -> Tensor:
+        ours, theirs = (
+            (logits.float() / self.temperature).log_softmax(-1).div(2).exp()  # roots of probabilities
+            for logits in (student_logits, teacher_logits)
+        )
+        return (ours - theirs).square().sum(-1) / 2  # [items]

@@ -7,9 +7,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from distil_nlp import DistillationTrainer, build_student
 from distil_nlp.objectives import Attentions, HiddenStates, LogitsKL, TaskLoss
 
-teacher = AutoModelForSequenceClassification.from_pretrained("runs/movie_sentiment/teacher")
+teacher = AutoModelForSequenceClassification.from_pretrained("runs/movie_sentiment/teacher")  # any fine-tuned model
 tokenizer = AutoTokenizer.from_pretrained("runs/movie_sentiment/teacher")
-rows = load_dataset("csv", data_files="train.csv", split="train")
+rows = load_dataset("csv", data_files="train.csv", split="train")  # columns: text, and label as 0 or 1
 rows = rows.map(lambda row: tokenizer(row["text"], truncation=True), remove_columns=["text"])
 
 student = build_student(teacher, num_layers=3)
