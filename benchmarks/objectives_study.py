@@ -75,6 +75,13 @@ DATASETS: dict[str, dict[str, Any]] = {
         "unlabelled": TWEETS,
         "augment": {"methods": ["mask", "neighbours"]},
     },
+    "brown_pos": {
+        "metric": "tag_accuracy",
+        "epochs": 2,
+        "teacher": {"learning_rate": 2.0e-4, "num_train_epochs": 2},
+        "task": {"name": "token-classification", "max_length": 80, "tags": "ner_tags"},
+        "augment": {"methods": ["mask", "neighbours"]},
+    },
     "mrpc": {"metric": "accuracy", "epochs": 5, "teacher": {}, "task": {"max_length": 96, "text_pair": "text_pair"}},
 }
 TRAINING = {
