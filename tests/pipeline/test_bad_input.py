@@ -69,7 +69,7 @@ def test_an_unknown_objective(case, tmp_path):
 def test_an_unknown_parameter_of_an_objective(case, tmp_path):
     recipe = case.recipe(tmp_path, objectives={"logits_kl": {"temprature": 2.0}})
     outcome = command("check", recipe)
-    assert_one_error(outcome, line_of(recipe, "logits_kl"), "'temprature'", "parameters of each objective")
+    assert_one_error(outcome, line_of(recipe, "logits_kl"), "'temprature'", "Did you mean 'temperature'")
 
 
 def finetuned(folder, **config):
