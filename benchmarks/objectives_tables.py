@@ -14,7 +14,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from objectives_study import DATASETS, load, methods
+from objectives_methods import DATASETS, methods
+from objectives_study import load
 from pairing import interval
 
 SEEDS = 3  # of a method in the table of all data sets
