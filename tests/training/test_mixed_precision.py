@@ -41,4 +41,4 @@ def test_a_vocabulary_head_runs_in_bfloat16(tmp_path, family, item):
     log = trainer.state.log_history[0]
     assert log["loss"] == pytest.approx(loss.item(), rel=1e-6)  # not what float32 gives
     for name, tensor in twin.state_dict().items():
-        torch.testing.assert_close(student.state_dict()[name], tensor, rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(student.state_dict()[name], tensor, rtol=1e-3, atol=5e-5)
