@@ -69,7 +69,9 @@ def results_of(run: Run) -> dict[str, Any]:
     for stage in stages:
         if not run.folder.has(stage):
             run_stage(run, stage)
-    artefacts = {name: found for stage in stages[-2:] for name, found in run.folder.result(stage)["artefacts"].items()}
+    artefacts = {
+        name: found for stage in ("evaluate", "export") for name, found in run.folder.result(stage)["artefacts"].items()
+    }
     metric = run.parts.metric_names[0]
     figures = {}
     for name in artefacts:

@@ -1,4 +1,4 @@
-"""The table of docs/tasks.md, from what benchmarks/tasks_study.py has found.
+"""A line for each task and student, from what benchmarks/tasks_study.py has found.
 
     python benchmarks/tasks_tables.py
 

@@ -72,7 +72,7 @@ def check_models(student: Any, teacher: Any, model_init: Any = None) -> None:
             "They are one model.",
             "Give a copy as teacher (copy.deepcopy(student)), or another checkpoint.",
         )
-    for model in _reading_as_is(teacher):
+    for model in _models(teacher):
         _check_vocabulary(student, model)
 
 
@@ -93,7 +93,7 @@ def _vocabulary(model: nn.Module) -> int | None:
     return getattr(config.get_text_config(), "vocab_size", None) if isinstance(config, PretrainedConfig) else None
 
 
-def _reading_as_is(teacher: Any) -> Iterator[nn.Module]:
+def _models(teacher: Any) -> Iterator[nn.Module]:
     """The models that are given the student's batches; a teacher of the user's own may read other columns."""
     if isinstance(teacher, nn.Module):
         yield teacher
@@ -101,17 +101,7 @@ def _reading_as_is(teacher: Any) -> Iterator[nn.Module]:
         yield teacher.model
     elif isinstance(teacher, list | tuple | EnsembleTeacher):
         for each in teacher.members if isinstance(teacher, EnsembleTeacher) else teacher:
-            yield from _reading_as_is(each)
-
-
-def _models(teacher: Any) -> Iterator[nn.Module]:
-    if isinstance(teacher, nn.Module):
-        yield teacher
-    elif isinstance(teacher, list | tuple):
-        for each in teacher:
             yield from _models(each)
-    elif teacher is not None:
-        yield from _models([*getattr(teacher, "members", ()), getattr(teacher, "model", None)])
 
 
 def check_inside(student: Any, item: str | None, needs: Needs) -> None:

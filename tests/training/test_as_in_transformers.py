@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from test_trainer import NO_DROPOUT, collate, rows
 from tiny_models import tiny_model
-from transformers import TrainerCallback, TrainingArguments
+from tiny_training import few_steps
+from transformers import TrainerCallback
 
 from distil_nlp.objectives import HiddenStates, LogitsKL, TaskLoss
 from distil_nlp.training import DistillationTrainer, GradNorm, Linear, ScheduleCallback, Uncertainty
@@ -15,24 +16,11 @@ from distil_nlp.training import DistillationTrainer, GradNorm, Linear, ScheduleC
 
 def trainer_of(folder, objectives=None, *, student=None, teacher=None, train=None, given=None, **arguments):
     torch.manual_seed(0)  # of the projections
-    arguments = {
-        "per_device_train_batch_size": 8,
-        "max_steps": 3,
-        "learning_rate": 1e-2,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        **arguments,
-    }
     return DistillationTrainer(
         model=tiny_model(seed=1, hidden_size=16, num_hidden_layers=2, **NO_DROPOUT) if student is None else student,
         teacher=teacher or tiny_model(seed=2),
         objectives=objectives or [TaskLoss(), HiddenStates(mapping={2: 4})],
-        args=TrainingArguments(output_dir=str(folder), **arguments),
+        args=few_steps(folder, **{"max_steps": 3, **arguments}),
         **{"train_dataset": rows() if train is None else train, "data_collator": collate, **(given or {})},
     )
 

@@ -17,7 +17,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from test_trainer import NO_DROPOUT, collate
 from tiny_models import VOCAB, tiny_model
-from transformers import TrainingArguments
+from tiny_training import few_steps
 
 from distil_nlp.errors import ModelError
 from distil_nlp.objectives import LogitsMSE, MarginMSE
@@ -55,24 +55,11 @@ def ranked_rows(groups=GROUPS):
 
 
 def group_trainer(folder, *, collator=None, terms=None, rows=None, **arguments):
-    arguments = {
-        "per_device_train_batch_size": 4,
-        "max_steps": 1,
-        "learning_rate": 1e-2,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        **arguments,
-    }
     return DistillationTrainer(
         model=tiny_model(seed=1, hidden_size=16, num_labels=1, **NO_DROPOUT),
         teacher=tiny_model(seed=2, num_labels=1),
         objectives=[MarginMSE(weight=0.5)] if terms is None else terms,
-        args=TrainingArguments(output_dir=str(folder), **arguments),
+        args=few_steps(folder, **{"per_device_train_batch_size": 4, **arguments}),
         train_dataset=ranked_rows() if rows is None else rows,
         eval_dataset=ranked_rows(),
         data_collator=collator or Rows(),

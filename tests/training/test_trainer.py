@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import batch, tiny_model
-from transformers import TrainerCallback, TrainingArguments
+from tiny_training import few_steps
+from transformers import TrainerCallback
 
 from distil_nlp.errors import ModelError, TrainingError
 from distil_nlp.objectives import Attentions, HiddenStates, LogitsKL, TaskLoss
@@ -49,25 +50,12 @@ def objectives():
 def make_trainer(
     folder, *, item="example", terms=None, student=None, teacher=True, callbacks=None, weighting=None, **arguments
 ):
-    arguments = {
-        "per_device_train_batch_size": 8,
-        "max_steps": 1,
-        "learning_rate": 1e-2,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        **arguments,
-    }
     return DistillationTrainer(
         model=student or tiny_model(item=item, seed=1, hidden_size=16, **NO_DROPOUT),
         teacher=tiny_model(item=item, seed=2) if teacher is True else teacher or None,
         objectives=objectives() if terms is None else terms,
         weighting=weighting,
-        args=TrainingArguments(output_dir=str(folder), **arguments),
+        args=few_steps(folder, **arguments),
         train_dataset=rows(item),
         data_collator=collate,
         callbacks=callbacks,
