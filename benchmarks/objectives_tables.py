@@ -85,6 +85,7 @@ def studies() -> list[Study]:
 
 def summary(all_of_them: list[Study]) -> list[str]:
     """Gains of the methods that several data sets have, a column for each data set and depth."""
+    all_of_them = [each for each in all_of_them if any(len(runs) >= SEEDS for runs in each.runs.values())]
     shared = [name for name in methods() if sum(len(each.runs.get(name, [])) >= SEEDS for each in all_of_them) > 1]
     lines = [f"| method | {' | '.join(f'{each.dataset}, {each.layers} layers' for each in all_of_them)} |"]
     lines.append(f"|---|{'---:|' * len(all_of_them)}")
