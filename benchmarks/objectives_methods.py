@@ -60,7 +60,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     },
     "mrpc": {"metric": "accuracy", "epochs": 5, "teacher": {}, "task": {"max_length": 96, "text_pair": "text_pair"}},
 }
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "warmup_steps": 0.1,
     "train_sampling_strategy": "group_by_length",
@@ -75,6 +75,7 @@ TEACHER = {"num_train_epochs": 4, "learning_rate": 1.0e-4}
 KL = {"logits_kl": {"temperature": 2.0}}
 TASK = {"task_loss": {"weight": 0.5}, "logits_kl": {"weight": 0.5, "temperature": 2.0}}
 AUGMENT = {"copies": 3, "methods": ["mask", "ngram", "neighbours"]}
+RATED = ("no teacher", "logits_kl T=2 + task_loss")  # also tried at other learning rates
 LOGITS = ("logits_reverse_kl", "logits_jsd", "logits_skew_kl", "logits_tvd", "logits_topk_kl", "dkd", "dist")
 FEATURES: dict[str, dict[str, Any]] = {  # beside logits_kl; weights bring the terms to like size
     "hidden_states": {},
@@ -95,12 +96,13 @@ FEATURES: dict[str, dict[str, Any]] = {  # beside logits_kl; weights bring the t
 
 @dataclass(frozen=True)
 class Method:
-    """What a student is trained under: objectives, rows beyond the labelled ones, first weights, length."""
+    """What a student is trained under: objectives, rows beyond the labelled ones, first weights, length, rate."""
 
     objectives: dict[str, Any]
     rows: str = "train"  # or with "unlabelled" text, "augmented" copies, or "both"
     start: str = "teacher"
     length: int = 1
+    rate: float = TRAINING["learning_rate"]
 
 
 def methods() -> dict[str, Method]:
@@ -121,9 +123,9 @@ def methods() -> dict[str, Method]:
     for rows in ("unlabelled", "augmented", "both"):
         found |= {f"{name}, {rows}": replace(method, rows=rows) for name, method in taught.items()}
     longer = {", twice as long": 2, ", four times as long": 4}
-    return found | {
-        name + said: replace(m, length=length) for said, length in longer.items() for name, m in found.items()
-    }
+    found |= {name + said: replace(m, length=length) for said, length in longer.items() for name, m in found.items()}
+    rates = {", a third of the rate": 1e-4, ", three times the rate": 1e-3}
+    return found | {f"{name}{said}": replace(alone[name], rate=rate) for name in RATED for said, rate in rates.items()}
 
 
 def recipe_of(data: Path, dataset: str, layers: int, seed: int, method: Method) -> Recipe:
@@ -143,7 +145,11 @@ def recipe_of(data: Path, dataset: str, layers: int, seed: int, method: Method) 
         "teacher": {**MODEL, "fine_tune": {**TRAINING, **TEACHER, **settings["teacher"]}},
         "student": {"num_layers": layers, "start": method.start},
         "objectives": method.objectives,
-        "training": {**TRAINING, "num_train_epochs": settings["epochs"] * method.length},
+        "training": {
+            **TRAINING,
+            "learning_rate": method.rate,
+            "num_train_epochs": settings["epochs"] * method.length,
+        },
     }
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "study.yaml"

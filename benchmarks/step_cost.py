@@ -8,7 +8,7 @@ no loss but the mean of the logits. Over it:
 
 - ours: DistillationTrainer, logits_kl + hidden_states, and with attentions; logits_kl + minilm_v2;
 - plain: a usual `compute_loss`: eager attention, `output_attentions` and `output_hidden_states`, mse_loss on the maps;
-- textbrewer: its GeneralDistiller's loss, where installed (pip install textbrewer==0.2.1.post1).
+- textbrewer: its GeneralDistiller's loss, where installed (pip install textbrewer==0.2.1.post1 tensorboard).
 
 BERT with 12 layers teaches BERT with 6, both 384 wide with 12 heads; three layers are matched. Everything runs in
 turns in one process. Figures are CPU-seconds (user and system, all threads) over the floor's of the same turn, median
