@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distil_nlp.errors import RecipeError, near_match
-from distil_nlp.functional.attention import attention_mse
-from distil_nlp.functional.attention_losses import attention_kl, attention_score_mse
+from distil_nlp.functional.attention_losses import attention_kl, attention_mse, attention_score_mse
 from distil_nlp.mapping import MappingSpec
 from distil_nlp.objectives.base import OBJECTIVES
 from distil_nlp.objectives.on_attention import AttentionObjective

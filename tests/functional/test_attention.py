@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distil_nlp.functional.attention import _batched_mse, attention_mse
+from distil_nlp.functional.attention_losses import _batched_mse, attention_mse
 from distil_nlp.signals import SelfAttention
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distil_nlp.functional import attention_losses
+from distil_nlp.functional import attention_blocks
 from distil_nlp.functional.attention_losses import _batched_kl, _batched_score_mse, attention_kl, attention_score_mse
 from distil_nlp.signals import SelfAttention
 
@@ -159,7 +159,7 @@ def test_without_gradients_the_value_is_the_same(form):
 def test_the_size_of_blocks_does_not_matter(case, form, monkeypatch):
     results = []
     for block in (1 << 20, 4 * TOKENS * 2):
-        monkeypatch.setattr(attention_losses, "BLOCK", block)
+        monkeypatch.setattr(attention_blocks, "BLOCK", block)
         s, t = make(seed=1, **CASES[case][0]), make(seed=2, **CASES[case][1])
         values = form(s, t, VALID)
         (values * WEIGHTS).sum().backward()
