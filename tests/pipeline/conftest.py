@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,18 @@ from distil_nlp.export import native
 from distil_nlp.training import DistillationTrainer
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _exporter() -> Iterator[None]:
+@contextmanager
+def an_exporter() -> Iterator[pytest.MonkeyPatch]:
     """Early transformers 5 have no exporter; the runs of this folder then go through torch's."""
     with pytest.MonkeyPatch.context() as patch:
         if importlib.util.find_spec("transformers.exporters") is None:
             patch.setattr(native, "_trace", trace_with_torch)
+        yield patch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _exporter() -> Iterator[None]:
+    with an_exporter():
         yield
 
 
@@ -58,7 +65,7 @@ def finished(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Finished:
             steps.setdefault(Path(self.args.output_dir).name, []).append(step)
         return compute_loss(self, model, inputs, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with an_exporter() as patch:
         patch.setattr(DistillationTrainer, "compute_loss", watched)
         outcome = command("run", recipe, "--output-dir", folder / "run")
     assert outcome.code == 0, outcome.err
