@@ -30,7 +30,7 @@ if not to_train:
     parser.error(f"the teacher of '{recipe.name}' is fine-tuned already: give teacher.fine_tune to train it further")
 
 # 2. Its parts: data and tokenizer.
-parts = Assembly(recipe, progress=print)
+parts, run_folder = Assembly(recipe, progress=print), RunFolder(folder)
 
 for name, member in to_train.items():
     # 3. The pre-trained checkpoint with a fresh head.
@@ -39,13 +39,13 @@ for name, member in to_train.items():
     # 4. Training. Without a teacher of its own, a DistillationTrainer is a Trainer with exact item counts.
     trainer = parts.trainer(teacher, arguments=member.fine_tune, output_dir=checkpoints, seed=member.seed)
     if trainer.is_world_process_zero():
-        RunFolder(folder).describe(recipe)  # notes the recipe; checkpoints of another one are dropped
+        run_folder.describe(recipe)  # notes the recipe; checkpoints of another one are dropped
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
 
     # 5. Quality on rows that it was not trained on, and the checkpoint.
     if trainer.is_world_process_zero():
-        RunFolder(folder).save_model(name, teacher, parts.tokenizer, parts.task.companions(teacher))
+        run_folder.save_model(name, teacher, parts.tokenizer, parts.task.companions(teacher))
         shutil.rmtree(checkpoints, ignore_errors=True)
         refuse_weak_teacher(parts, teacher, name)
         metrics = parts.score(teacher, "validation")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,6 +52,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.onnx = path / "onnx"
+        self._lock = filelock.FileLock(path / ".lock", timeout=0, thread_local=False, is_singleton=True)
 
     def check_start(self, recipe: Recipe, *, resume: bool) -> None:
         """Checks that a run can start in the folder, or go on with what the same recipe has left there.
@@ -79,12 +81,16 @@ class RunFolder:
     def describe(self, recipe: Recipe) -> None:
         """Writes the resolved recipe and the environment; what another recipe has left behind is forgotten.
 
+        The folder is this process's own from then on, for as long as the object lives.
+
         Raises:
-            RecipeError: if nothing can be written there, or what is there is of nobody knows which recipe.
+            RecipeError: if nothing can be written there, another process does, or what is there is of nobody knows
+                which recipe.
         """
         self._check_writable()
         earlier = self._earlier() or recipe
         self.path.mkdir(parents=True, exist_ok=True)
+        self._hold()
         if changed := _differences(earlier, recipe):
             first = min(STAGES.index(_first_stage(key)) for key in changed)
             self.forget_from(STAGES[first])
@@ -104,6 +110,18 @@ class RunFolder:
                 f"{nearest} is {'not writable' if os.path.isdir(nearest) else 'no folder'}.",
                 "Give another --output-dir.",
             )
+
+    def _hold(self) -> None:
+        """Keeps other processes out."""
+        try:
+            if not self._lock.is_locked:
+                self._lock.acquire()
+        except filelock.Timeout as error:
+            raise RecipeError(
+                f"A run was to write to {self.path}.",
+                "Another process is at work there.",
+                "Wait until it has ended, or give another --output-dir.",
+            ) from error
 
     def _earlier(self) -> Recipe | None:
         """The recipe of the run in the folder; None where there is no run."""

@@ -43,9 +43,9 @@ def rows_of(folder):
 def test_a_run_leaves_what_it_promises_and_nothing_else(finished):
     names = {path.name for path in finished.folder.iterdir()}
     files = {"recipe.yaml", "environment.json", "report.json", "report.html", "report.svg"}
-    assert names == files | {*TRAINED, "onnx", "results"}
+    assert names == files | {*TRAINED, "onnx", "results", ".lock"}
     assert not list(finished.folder.glob("checkpoints/*"))
-    assert not [path for path in finished.folder.rglob("*") if path.name.startswith(".") or "partial" in path.name]
+    assert [path.name for path in finished.folder.rglob(".*")] == [".lock"]
     for name in TRAINED:
         model = AutoModelForSequenceClassification.from_pretrained(finished.folder / name)
         assert model.config.id2label == dict(enumerate(LABELS))

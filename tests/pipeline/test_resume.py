@@ -128,7 +128,7 @@ def test_ctrl_c_in_a_stage_keeps_the_stages_before_it(finished, tmp_path, calls,
     assert outcome.code == 0, outcome.err
     assert calls == [stage, *later]
     assert_same_models(run, finished.folder)
-    assert not [path for path in run.rglob("*") if path.name.startswith(".")]
+    assert [path.name for path in run.rglob(".*")] == [".lock"]
 
 
 def test_a_control_that_is_trained_is_not_trained_again(finished, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,20 @@ def test_results_without_their_recipe_are_nobodys(case, tmp_path, resume):
     with pytest.raises(RecipeError, match=r"no recipe\.yaml"):
         folder.describe(recipe)
     assert folder.has("teach")
+
+
+def test_a_folder_at_which_another_process_works_is_refused(case, tmp_path):
+    folder, recipe = tmp_path / "run", Recipe.load(case.recipe(tmp_path))
+    RunFolder(folder).describe(recipe)
+    RunFolder(folder).describe(recipe)  # this process may go on with it
+    code = "import sys, filelock as f; lock = f.FileLock(sys.argv[1]).acquire(); print('held', flush=True); input()"
+    held = [sys.executable, "-c", code, str(folder / ".lock")]
+    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RecipeError, match="Another process is at work there"):
+            RunFolder(folder).describe(recipe)
+        other.communicate("\n")
+    RunFolder(folder).describe(recipe)
 
 
 def test_outputs_that_are_gone_are_asked_for_by_name(tmp_path):

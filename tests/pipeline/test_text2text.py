@@ -104,7 +104,7 @@ def report_of(folder: Path) -> dict[str, Any]:
 def test_it_leaves_models_a_report_and_the_targets(finished: Finished) -> None:
     names = {path.name for path in finished.folder.iterdir()}
     files = {"recipe.yaml", "environment.json", "report.json", "report.html", "report.svg", "teacher_targets.jsonl"}
-    assert names == files | {*TRAINED, "results"}
+    assert names == files | {*TRAINED, "results", ".lock"}
     student = AutoModelForSeq2SeqLM.from_pretrained(finished.folder / "student")
     assert (student.config.num_layers, student.config.num_decoder_layers) == (1, 1)
     figures = report_of(finished.folder)
