@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distil_nlp import Recipe
 from distil_nlp.build import Assembly
+from distil_nlp.build.assembly import Lesson
 from distil_nlp.run.folder import RunFolder
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,12 +24,14 @@ parser.add_argument("--output-dir", type=Path, help="the run's folder; runs/NAME
 parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="push the student to this repository")
 options = parser.parse_args()
 
-# 1. The recipe, and its parts.
+# 1. The recipe, its parts, and the folder, which notes the recipe; checkpoints of another one are dropped.
 recipe = Recipe.load(options.recipe, options.overrides)
-if recipe.stages:
-    parser.error(f"this script has one stage, and the recipe {len(recipe.distillation)}: use `distil-nlp distill`")
 folder = options.output_dir or Path("runs") / recipe.name
-parts = Assembly(recipe, progress=print)
+parts, run_folder = Assembly(recipe, progress=print), RunFolder(folder)
+arguments = parts.training_arguments(recipe.training, folder / "checkpoints")
+if arguments.process_index == 0:
+    run_folder.describe(recipe)
+arguments.distributed_state.wait_for_everyone()
 
 # 2. The teacher, or the members of an ensemble, and the student that starts from the layers of the first.
 teachers = {}
@@ -45,26 +48,32 @@ parts = parts.for_student(teacher, copies)  # in a vocabulary of its own, likewi
 teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
 teacher = next(iter(teachers.values()))
 student = parts.student(teacher)
+on_task = Lesson(teacher, parts.guide(teachers), parts.student_rows(teacher, copies, folder).rows)
 
-# 3. Training under the recipe's loss. Objectives of your own work as well:
+# 3. Training, stage by stage where the recipe has several, under its loss. Objectives of your own work as well:
 #    objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0), HiddenStates(), Attentions()]
-trainer = parts.trainer(
-    student,
-    teacher=parts.guide(teachers),
-    **parts.loss(student, teacher),
-    rows=parts.student_rows(teacher, copies, folder).rows,
-    arguments=recipe.training,
-    output_dir=folder / "checkpoints" / "student",
-)
-if trainer.is_world_process_zero():
-    RunFolder(folder).describe(recipe)  # notes the recipe; checkpoints of another one are dropped
-trainer.accelerator.wait_for_everyone()
-trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
+for stage in recipe.distillation:
+    if not (stage.name and (folder / stage.model / "config.json").is_file()):  # or else it was finished before
+        lesson = parts.lesson(stage, on_task)
+        trainer = parts.trainer(
+            student,
+            teacher=lesson.guide,
+            **parts.loss(student, lesson.teacher, stage, lesson.rows),
+            rows=lesson.rows,
+            arguments=stage.training,
+            output_dir=folder / "checkpoints" / stage.model,
+        )
+        trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
+        if trainer.is_world_process_zero():
+            run_folder.save_model(stage.model, student, parts.tokenizer, parts.task.companions(student))
+            shutil.rmtree(folder / "checkpoints" / stage.model, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+    if stage.name:
+        student = parts.trained(folder / stage.model)
 
-# 4. Quality on rows that it was not trained on, and the checkpoint: an ordinary transformers model.
+# 4. Quality on rows that it was not trained on; the checkpoint is an ordinary transformers model.
 if trainer.is_world_process_zero():
-    RunFolder(folder).save_model("student", student, parts.tokenizer, parts.task.companions(student))
-    shutil.rmtree(folder / "checkpoints" / "student", ignore_errors=True)
+    student = parts.load_saved(folder / "student")
     metrics = parts.score(student, "validation")
     print(f"{folder / 'student'}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if options.push_to_hub:

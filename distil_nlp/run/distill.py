@@ -62,10 +62,9 @@ def _timed(run: Run, stage: Stage, student: PreTrainedModel, parts: Assembly, on
 
 
 def _train_stage(run: Run, stage: Stage, student: PreTrainedModel, parts: Assembly, lesson: Lesson) -> dict[str, Any]:
-    on_text = stage.text is not None
-    loss = parts.loss(student, lesson.teacher, stage, lesson.rows if on_text else None)
+    loss = parts.loss(student, lesson.teacher, stage, lesson.rows)
     stored = None
-    if not on_text:
+    if stage.text is None:
         stored = make_stored(run.recipe, lesson.guide, run.folder.path / "teacher_outputs", loss["objectives"])
     if stored is not None:
         stored.expected_rows = _rows_trained_on(run, stage, len(lesson.rows))

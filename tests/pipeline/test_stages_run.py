@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from distil_nlp.run.folder import RunFolder
 from distil_nlp.training import DistillationTrainer
 
 MODELS = ("student_general", "student_features", "student", "control_pretrained")
+EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
 STEPS = {"student_general": 30, "student_features": 6, "student": 8}
 SAVED = {"save_strategy": "steps", "save_steps": 2}
 Finished = tuple[Path, Path, str, dict[str, list[Any]]]
@@ -308,3 +310,21 @@ def test_texts_of_a_task_on_pairs_in_groups_are_alone(case: Case, tmp_path: Path
     )
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+def test_the_script_goes_through_the_stages_and_on_where_it_was(run: Finished, case: Case, tmp_path: Path) -> None:
+    recipe, folder, _, _ = run
+    script = Path(__file__).parents[2] / "trainers" / "distill.py"
+    shutil.copytree(folder / "teacher", tmp_path / "run" / "teacher")
+    shutil.copy(folder / "recipe.yaml", tmp_path / "run")
+    steps: dict[str, int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["distill.py", str(recipe), "--output-dir", str(tmp_path / "run")])
+        watch(patch, lambda name, *_: steps.update({name: steps.get(name, 0) + 1}))
+        runpy.run_path(str(script), run_name="__main__")
+        assert steps == STEPS
+        runpy.run_path(str(script), run_name="__main__")
+    assert steps == STEPS | {"student": 2 * STEPS["student"]}
+    first, second = weights(tmp_path / "run" / "student_general"), weights(tmp_path / "run" / "student")
+    assert not torch.equal(first[EMBEDDINGS], second[EMBEDDINGS])
+    assert not (tmp_path / "run" / "checkpoints" / "student").exists()
