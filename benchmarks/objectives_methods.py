@@ -75,7 +75,7 @@ TEACHER = {"num_train_epochs": 4, "learning_rate": 1.0e-4}
 KL = {"logits_kl": {"temperature": 2.0}}
 TASK = {"task_loss": {"weight": 0.5}, "logits_kl": {"weight": 0.5, "temperature": 2.0}}
 AUGMENT = {"copies": 3, "methods": ["mask", "ngram", "neighbours"]}
-RATED = ("no teacher", "logits_kl T=2 + task_loss")  # also tried at other learning rates
+USUAL = ("no teacher", "logits_kl T=2 + task_loss")  # also tried at other learning rates, and from other layers
 LOGITS = ("logits_reverse_kl", "logits_jsd", "logits_skew_kl", "logits_tvd", "logits_topk_kl", "dkd", "dist")
 FEATURES: dict[str, dict[str, Any]] = {  # beside logits_kl; weights bring the terms to like size
     "hidden_states": {},
@@ -96,13 +96,14 @@ FEATURES: dict[str, dict[str, Any]] = {  # beside logits_kl; weights bring the t
 
 @dataclass(frozen=True)
 class Method:
-    """What a student is trained under: objectives, rows beyond the labelled ones, first weights, length, rate."""
+    """What a student is trained under: objectives, rows beyond the labelled ones, start, length, rate, layers."""
 
     objectives: dict[str, Any]
     rows: str = "train"  # or with "unlabelled" text, "augmented" copies, or "both"
     start: str = "teacher"
     length: int = 1
     rate: float = TRAINING["learning_rate"]
+    layers: str = "uniform"
 
 
 def methods() -> dict[str, Method]:
@@ -124,8 +125,13 @@ def methods() -> dict[str, Method]:
         found |= {f"{name}, {rows}": replace(method, rows=rows) for name, method in taught.items()}
     longer = {", twice as long": 2, ", four times as long": 4}
     found |= {name + said: replace(m, length=length) for said, length in longer.items() for name, m in found.items()}
-    rates = {", a third of the rate": 1e-4, ", three times the rate": 1e-3}
-    return found | {f"{name}{said}": replace(alone[name], rate=rate) for name in RATED for said, rate in rates.items()}
+    variants = {
+        **{f", layers: {rule}": {"layers": rule} for rule in ("first", "skip", "last")},
+        ", a third of the rate": {"rate": 1e-4},
+        ", three times the rate": {"rate": 1e-3},
+    }
+    usual = {f"{name}{said}": replace(alone[name], **change) for name in USUAL for said, change in variants.items()}
+    return found | usual
 
 
 def recipe_of(data: Path, dataset: str, layers: int, seed: int, method: Method) -> Recipe:
@@ -143,7 +149,7 @@ def recipe_of(data: Path, dataset: str, layers: int, seed: int, method: Method) 
         "seed": seed,
         "task": task,
         "teacher": {**MODEL, "fine_tune": {**TRAINING, **TEACHER, **settings["teacher"]}},
-        "student": {"num_layers": layers, "start": method.start},
+        "student": {"num_layers": layers, "layers": method.layers, "start": method.start},
         "objectives": method.objectives,
         "training": {
             **TRAINING,
