@@ -20,7 +20,7 @@ DOCS_INSTALLED := $(VENV)/.distil_nlp-docs-installed
 FETCHED := $(VENV)/.distil_nlp-fetched
 LOWEST := .venv-lowest
 # Tested there only, since whatever finds it imports it, with many words.
-TORCHAO := $(shell grep '^torchao==' constraints.txt)
+QUANTIZERS := $(shell grep -E '^(torchao|bitsandbytes)==' constraints.txt)
 
 .PHONY: install demo test test-lowest check format docs tables wheel constraints clean help
 
@@ -59,11 +59,11 @@ wheel: $(INSTALLED)  ## Builds the wheel into dist/.
 	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation
 
-test-lowest: $(LOWEST)/.installed  ## Runs the quick tests with the lowest transformers that pyproject.toml allows, and with torchao.
+test-lowest: $(LOWEST)/.installed  ## Runs the quick tests with the lowest transformers that pyproject.toml allows, and with what quantizes teachers.
 	$(LOWEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 constraints:     ## Renews constraints.txt with today's versions; TORCH=X.Y.Z renews torch too.
-	$(PYTHON) .ci/constraints.py $(TORCH) "$(EXTRAS),torchao,docs" constraints.txt
+	$(PYTHON) .ci/constraints.py $(TORCH) "$(EXTRAS),torchao,bitsandbytes,docs" constraints.txt
 
 clean:           ## Removes what make made, but for runs/.
 	rm -rf .venv .venv-lowest .venv-ci .venv-wheel dist site .pytest_cache .ruff_cache .mypy_cache
@@ -95,5 +95,5 @@ $(FETCHED): $(INSTALLED) tasks/movie_sentiment.yaml
 $(LOWEST)/.installed: $(INSTALLED)
 	rm -rf $(LOWEST)
 	$(BIN)/python .ci/overlay.py $(LOWEST) --editable
-	$(LOWEST)/bin/python -m pip --disable-pip-version-check --no-input install "transformers==$(LOWEST_TRANSFORMERS).*" $(TORCHAO)
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check --no-input install "transformers==$(LOWEST_TRANSFORMERS).*" $(QUANTIZERS)
 	touch $@

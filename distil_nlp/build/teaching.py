@@ -45,17 +45,17 @@ def make_guide(
 
 
 def quantized(recipe: Recipe, models: Mapping[str, PreTrainedModel]) -> dict[str, PreTrainedModel]:
-    """Models as they teach: the weights of those that the recipe says so of are changed to 8-bit integers.
+    """Models as they teach: the weights of those that the recipe says so of are changed to numbers of fewer bits.
 
     Args:
         recipe: The recipe.
         models: Its teachers, or others, by name.
 
     Raises:
-        DistilError: torchao is not installed, or has nothing to change in a teacher.
+        DistilError: what does it is not installed, or has nothing to change in a teacher.
     """
-    changed = {name for name, member in recipe.teachers.items() if member.quantization is not None}
-    return {name: quantize(model) if name in changed else model for name, model in models.items()}
+    changed = {name: member.quantization for name, member in recipe.teachers.items() if member.quantization}
+    return {name: quantize(model, changed[name]) if name in changed else model for name, model in models.items()}
 
 
 def make_stored(

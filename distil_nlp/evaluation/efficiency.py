@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distil_nlp.errors import ModelError
 from distil_nlp.evaluation.artefacts import Artefact, Batch, Call, PyTorchArtefact
-from distil_nlp.teachers.quantized import plain_tensors
+from distil_nlp.weights import count_of, plain_tensors
 
 TURN = 5
 """Timed calls that an artefact makes before the next one has its turn."""
@@ -164,7 +164,7 @@ def available_threads() -> int:
 
 def count_parameters(model: nn.Module) -> int:
     """Parameters of a model; tied ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(map(count_of, model.parameters()))
 
 
 def weights_mb(model: nn.Module) -> float:

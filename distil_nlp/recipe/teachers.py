@@ -28,7 +28,7 @@ class TeacherModelSection(ModelReference):
 
     gguf_file: Word | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    quantization: Literal["int8"] | None = None
+    quantization: Literal["int8", "nf4"] | None = None
     fine_tune: dict[str, Any] | None = None
     base: Annotated[ModelReference | None, BeforeValidator(_reference)] = None
 

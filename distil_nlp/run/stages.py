@@ -34,7 +34,7 @@ from distil_nlp.run.distill import distill, steps_on_the_task
 from distil_nlp.run.ledger import ledger_of
 from distil_nlp.run.preflight import refuse_weak_members, refuse_weak_teacher
 from distil_nlp.run.training import train
-from distil_nlp.teachers.quantized import is_quantized
+from distil_nlp.weights import is_quantized
 
 SAMPLES = 4  # batches for the parity check of an export
 TORN = ("file write failed", "unexpected pos", "iostream error")  # what torch.save says on a full disk, among others

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 
 from distil_nlp.errors import ModelError
@@ -14,6 +13,7 @@ from distil_nlp.signals import Batch
 from distil_nlp.students.choice import Layers, choose_blocks
 from distil_nlp.students.depth import shallower
 from distil_nlp.students.width import narrower
+from distil_nlp.weights import is_quantized
 
 
 def build_student(
@@ -89,7 +89,7 @@ def _check_teacher(teacher: Any) -> None:
             f"Found {teacher!r}." if isinstance(teacher, str) else f"Found an object of type {type(teacher).__name__}.",
             "Load it first: AutoModelForSequenceClassification.from_pretrained(...), say.",
         )
-    if any(map(is_traceable_wrapper_subclass, teacher.parameters())):
+    if is_quantized(teacher):
         raise ModelError(
             "A student takes over its teacher's weights.",
             "Those of this teacher are quantized.",

@@ -15,7 +15,7 @@ from distil_nlp.blocks import describe, find_blocks
 from distil_nlp.capture import capture, has_plain_vocabulary_head, prepare_attention
 from distil_nlp.errors import ModelError
 from distil_nlp.signals import Batch, Needs, Shape, Signals
-from distil_nlp.teachers.quantized import plain_tensors
+from distil_nlp.weights import plain_tensors
 
 # Of a configuration, what does not decide a model's outputs.
 _BESIDE_THE_POINT = ("architectures", "transformers_version", "dtype", "id2label", "label2id", "problem_type")

@@ -14,8 +14,8 @@ from tiny_run import TRAINING, Case, Finished, command
 from transformers import AutoModelForSequenceClassification
 
 from distil_nlp.teachers import ModelTeacher
-from distil_nlp.teachers.quantized import is_quantized
 from distil_nlp.training import DistillationTrainer
+from distil_nlp.weights import is_quantized
 
 SHORT = {"control": ["same_start"], "export": None, "training": {**TRAINING, "max_steps": 6}}
 
@@ -88,14 +88,18 @@ def test_a_quantized_teacher_guides_a_student_of_its_exact_layers(
     assert ours["metrics"]["accuracy"] == pytest.approx(theirs["metrics"]["accuracy"], abs=0.03)
 
 
-def test_quantization_without_torchao_is_found_by_the_check(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("method", "module"), [("int8", "torchao.quantization"), ("nf4", "bitsandbytes.nn")], ids=["int8", "nf4"]
+)
+def test_quantization_without_its_package_is_found_by_the_check(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, module: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torchao", None)
-    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    outcome = command("check", case.recipe(tmp_path, teacher__quantization="int8"))
+    extra = module.partition(".")[0]
+    monkeypatch.setitem(sys.modules, extra, None)
+    monkeypatch.setitem(sys.modules, module, None)
+    outcome = command("check", case.recipe(tmp_path, teacher__quantization=method))
     assert outcome.code == 1
-    assert "pip install 'distil_nlp[torchao]'" in outcome.err
+    assert f"pip install 'distil_nlp[{extra}]'" in outcome.err
 
 
 @pytest.mark.parametrize(
