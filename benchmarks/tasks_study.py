@@ -65,7 +65,9 @@ def students_of(recipe: Recipe) -> list[str]:
 def results_of(run: Run) -> dict[str, Any]:
     """Runs what is not done yet, and gathers every artefact's headline metric, size, and what rows add to it."""
     run.folder.describe(run.recipe)
+    decoder = run.recipe.task.decoding
     stages = ["teach", "distill", *(["control"] if run.controls else []), "evaluate", "export"]
+    stages += ["bench"] if decoder else []
     for stage in stages:
         if not run.folder.has(stage):
             run_stage(run, stage)
@@ -82,6 +84,17 @@ def results_of(run: Run) -> dict[str, Any]:
         "values": {name: found["metrics"][metric] for name, found in artefacts.items()},
         "size_mb": {name: round(found["size_mb"], 2) for name, found in artefacts.items()},
         "figures": figures,
+        **(of_a_decoder(run) if decoder else {}),
+    }
+
+
+def of_a_decoder(run: Run) -> dict[str, Any]:
+    """What the student's layers are worth before they learn anything, and how fast artefacts write."""
+    student = run.parts.student(run.parts.load_saved(run.folder.model("teacher")))
+    speeds = run.folder.result("bench")["writing"].items()
+    return {
+        "before": run.parts.score(student, "test")[run.parts.metric_names[0]],
+        "tokens_per_second": {name: rows[0]["tokens_per_second"] for name, rows in speeds},
     }
 
 

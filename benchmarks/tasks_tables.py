@@ -18,6 +18,7 @@ from tasks_study import load
 from distil_nlp.evaluation.metrics import higher_is_better, in_points
 
 COLUMNS = ("teacher", "control_same_start", "student", "onnx_int8")
+WRITERS = ("teacher", "student", "onnx_int8")
 
 
 def line(task: str, student: str, runs: list[dict[str, Any]]) -> str:
@@ -46,6 +47,15 @@ def gain(metric: str, means: dict[str, float], runs: list[dict[str, Any]]) -> st
     return f"{scale * difference:+.1f} [{scale * low:+.1f}, {scale * high:+.1f}]{noise}"
 
 
+def decoder(task: str, runs: list[dict[str, Any]]) -> str:
+    """The row of a decoder's student in the table of how it writes."""
+    means = [statistics.mean(run["values"][name] for run in runs) for name in COLUMNS]
+    means.insert(1, statistics.mean(run["before"] for run in runs))
+    speeds = [statistics.median(run["tokens_per_second"][name] for run in runs) for name in WRITERS]
+    cells = [f"{task} ({runs[0]['metric']})", *(f"{mean:.1f}" for mean in means), *(f"{speed:.0f}" for speed in speeds)]
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for entry in load():
@@ -54,6 +64,12 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for (task, student), runs in groups.items():
         print(line(task, student, runs))
+    decoders = {task: runs for (task, _), runs in groups.items() if "before" in runs[0]}
+    if decoders:
+        print("\n| task | teacher | student before | control | student | int8 | tokens/s: teacher | student | int8 |")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for task, runs in decoders.items():
+        print(decoder(task, runs))
 
 
 if __name__ == "__main__":
