@@ -128,7 +128,7 @@ def find_stacks(model: PreTrainedModel) -> dict[str, Blocks]:
 
 def is_seq2seq(model: PreTrainedModel) -> bool:
     """Whether a model writes one text for another: a decoder's head over a vocabulary, which reads an encoder."""
-    return type(model).__name__ in _SEQ2SEQ and bool(getattr(model.config, "is_encoder_decoder", False))
+    return _is_one_of(model, _SEQ2SEQ) and bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def prediction_item(model: PreTrainedModel) -> str | None:
@@ -138,15 +138,14 @@ def prediction_item(model: PreTrainedModel) -> str | None:
     """
     if is_seq2seq(model):
         return "token"
-    return next((kind for kind, names in _ITEMS.items() if type(model).__name__ in names), None)
+    return next((kind for kind, names in _ITEMS.items() if _is_one_of(model, names)), None)
 
 
 def describe(model: PreTrainedModel) -> Shape:
     """Reads a model's measures off its configuration and class."""
     config = model.config.get_text_config()
-    name = type(model).__name__
     item = prediction_item(model)
-    labelled = item == "example" or name in _TOKEN_CLASSIFIERS
+    labelled = item == "example" or _is_one_of(model, _TOKEN_CLASSIFIERS)
     outputs = 2 if item == "span" else int((config.num_labels if labelled else config.vocab_size) or 0)
     problem = config.problem_type if item == "example" else None
     if item == "example" and config.num_labels == 1:
@@ -158,9 +157,19 @@ def describe(model: PreTrainedModel) -> Shape:
         num_outputs=0 if item is None else outputs,
         item=item,
         problem=None if problem == "single_label_classification" else problem,
-        attention_inputs=model._can_set_attn_implementation(),
+        attention_inputs=observes_inputs(model),
         attention_width=_attention_width(config),
     )
+
+
+def _is_one_of(model: PreTrainedModel, names: frozenset[str]) -> bool:
+    """Whether a model is of one of some classes of transformers, or of one derived from them."""
+    return any(kind.__name__ in names for kind in type(model).__mro__)
+
+
+def observes_inputs(model: PreTrainedModel) -> bool:
+    """Whether a model's attention can be observed as it runs in SDPA: if not, finished maps can."""
+    return bool(model._can_set_attn_implementation() and model._supports_sdpa)
 
 
 def _attention_width(config: PretrainedConfig) -> int | None:

@@ -3,7 +3,9 @@ import copy
 import pytest
 import torch
 from tiny_models import FAMILIES, batch, tiny_model
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from distil_nlp.blocks import describe
 from distil_nlp.capture import ATTENTION_NAME, capture, prepare_attention
 from distil_nlp.errors import ModelError
 from distil_nlp.functional.attention import attention_probabilities
@@ -124,3 +126,19 @@ def test_observing_leaves_no_trace_in_what_is_saved(tmp_path):
 def test_an_unprepared_model_is_an_error():
     with pytest.raises(ModelError, match="prepare_attention"):
         capture(tiny_model(), inputs(), Needs(attentions=frozenset([1])))
+
+
+def test_a_model_without_sdpa_gives_its_finished_maps():
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    sizes |= {"num_key_value_heads": 2, "intermediate_size": 48, "pad_token_id": 0, "query_pre_attn_scalar": 8}
+    torch.manual_seed(0)
+    config = Gemma2Config(**sizes, initializer_range=0.3, attn_logit_softcapping=5.0)
+    model = Gemma2ForCausalLM._from_config(config, attn_implementation="eager").eval()
+    made = {name: value for name, value in batch("next_token").items() if name != "labels"}
+    with torch.no_grad():
+        expected = model(**made, output_attentions=True)
+        prepare_attention(model, "teacher")
+        got = capture(model, made, Needs(logits=True, attentions=frozenset({2})))
+    torch.testing.assert_close(got.logits, expected.logits)
+    torch.testing.assert_close(got.attentions[2].probabilities, expected.attentions[1])
+    assert not describe(model).attention_inputs

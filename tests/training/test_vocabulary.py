@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from test_trainer import NO_DROPOUT, make_trainer, trained_weights
 from tiny_models import batch, tiny_model
+from transformers import BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from distil_nlp.blocks import describe
 from distil_nlp.capture import capture, has_plain_vocabulary_head
 from distil_nlp.objectives import HiddenStates, LogitsKL, Objective, TaskLoss, vocabulary
 from distil_nlp.signals import Needs
@@ -140,6 +142,48 @@ def test_a_head_that_does_more_than_one_linear_layer_is_told_apart():
 
     model.forward = capped
     assert not has_plain_vocabulary_head(model)
+
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "pad_token_id": 0,
+}
+
+
+def test_logits_that_bend_when_they_are_large_are_told_apart(tmp_path):
+    model = Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=30.0))
+    assert not has_plain_vocabulary_head(model)
+    assert has_plain_vocabulary_head(Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=None)))
+    trainer = make_trainer(tmp_path, student=model, teacher=None, terms=[TaskLoss()])
+    with torch.no_grad():
+        model.model.norm.weight.add_(40.0)
+    torch.testing.assert_close(
+        trainer.compute_loss(both_at_work(model), batch("next_token")), model(**batch("next_token")).loss
+    )
+
+
+def test_the_loss_that_balances_experts_is_in_the_task_loss(tmp_path):
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.5}
+    model = MixtralForCausalLM(MixtralConfig(**SMALL, **experts, output_router_logits=True))
+    assert not has_plain_vocabulary_head(model)
+    trainer = make_trainer(tmp_path, student=model, teacher=None, terms=[TaskLoss()])
+    expected = model(**batch("next_token"))
+    assert expected.aux_loss > 0
+    torch.testing.assert_close(trainer.compute_loss(both_at_work(model), batch("next_token")), expected.loss)
+
+
+def test_a_class_derived_from_one_of_transformers_has_its_head(tmp_path):
+    class Mine(BertForMaskedLM):
+        pass
+
+    model = Mine(tiny_model("bert", "masked").config)
+    assert has_plain_vocabulary_head(model)
+    assert describe(model).item == "token"
 
 
 def test_a_teacher_whose_head_is_not_plain_gives_logits(tmp_path, monkeypatch):
