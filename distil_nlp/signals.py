@@ -194,6 +194,25 @@ def valid_tokens(batch: Batch) -> Tensor:
     return torch.ones(reference.shape, dtype=torch.bool, device=reference.device)
 
 
+def valid_examples(batch: Batch) -> Tensor:
+    """Which rows of a batch are examples, and not padding alone.
+
+    Returns:
+        ``[batch]`` boolean.
+
+    Raises:
+        DataError: for rows that hold several examples each.
+    """
+    positions = batch.get("position_ids")
+    if positions is not None and batch.get("attention_mask") is None and bool((positions.diff(dim=-1) <= 0).any()):
+        raise DataError(
+            "An objective compares examples, each of which is a row.",
+            "The rows of a batch hold several, one after the other: their position_ids begin anew.",
+            "Pad the rows (DataCollatorWithPadding, say), or take objectives on tokens (hidden_states, logits_kl).",
+        )
+    return valid_tokens(batch).any(-1)
+
+
 def _predicting(batch: Batch) -> Tensor:
     """Which positions make predictions in a batch without labels: a decoder's, where it reads inputs of its own."""
     decoder = batch.get("decoder_input_ids")
@@ -268,4 +287,6 @@ def valid_items(batch: Batch, item: str | None) -> Tensor:
         return torch.ones(tokens.shape[:1], dtype=torch.bool, device=tokens.device)
     labels = batch.get("labels")
     valid = _predicting(batch) if labels is None else labels != -100
-    return valid[:, 1:] if item == "next_token" else valid
+    if item != "next_token":
+        return valid
+    return valid[:, 1:] & valid[:, :-1] if labels is None else valid[:, 1:]  # padding predicts nothing by itself

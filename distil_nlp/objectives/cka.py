@@ -8,7 +8,7 @@ from torch import Tensor
 from distil_nlp.functional.token_relations import token_cka
 from distil_nlp.objectives.base import OBJECTIVES
 from distil_nlp.objectives.on_token_relations import TokenRelationObjective
-from distil_nlp.signals import Batch, valid_tokens
+from distil_nlp.signals import Batch, valid_examples, valid_tokens
 
 
 @OBJECTIVES.register("cka")
@@ -40,7 +40,7 @@ class CKA(TokenRelationObjective):
     name = "cka"
 
     def count(self, batch: Batch) -> Tensor:
-        return (valid_tokens(batch).sum(-1) > 1).sum()
+        return (valid_examples(batch) & (valid_tokens(batch).sum(-1) > 1)).sum()
 
     def compare(self, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
         return torch.where(valid.sum(-1) > 1, 1 - token_cka(student, teacher, valid), 0.0)

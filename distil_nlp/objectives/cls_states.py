@@ -8,7 +8,7 @@ from distil_nlp.functional.pooling import pool
 from distil_nlp.functional.similarity import normalized_squared_error
 from distil_nlp.objectives.base import OBJECTIVES
 from distil_nlp.objectives.on_features import FeatureObjective
-from distil_nlp.signals import Batch, valid_tokens
+from distil_nlp.signals import Batch, valid_examples
 
 
 @OBJECTIVES.register("cls_states")
@@ -39,7 +39,7 @@ class ClsStates(FeatureObjective):
     name = "cls_states"
 
     def count(self, batch: Batch) -> Tensor:
-        return valid_tokens(batch).any(-1).sum()
+        return valid_examples(batch).sum()
 
     def pick(self, hidden_states: Tensor, valid: Tensor) -> Tensor:
         present = valid.any(-1)

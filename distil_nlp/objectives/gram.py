@@ -7,7 +7,7 @@ from torch import Tensor
 from distil_nlp.functional.token_relations import gram_difference
 from distil_nlp.objectives.base import OBJECTIVES
 from distil_nlp.objectives.on_token_relations import TokenRelationObjective
-from distil_nlp.signals import Batch, valid_tokens
+from distil_nlp.signals import Batch, valid_examples
 
 
 @OBJECTIVES.register("gram")
@@ -36,7 +36,7 @@ class Gram(TokenRelationObjective):
     name = "gram"
 
     def count(self, batch: Batch) -> Tensor:
-        return valid_tokens(batch).any(-1).sum()
+        return valid_examples(batch).sum()
 
     def compare(self, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
         return gram_difference(student, teacher, valid)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distil_nlp.errors import ModelError
 from distil_nlp.objectives.base import LayerObjective
-from distil_nlp.signals import Batch, Needs, SelfAttention, Shape, Signals, valid_tokens
+from distil_nlp.signals import Batch, Needs, SelfAttention, Shape, Signals, valid_examples, valid_tokens
 
 
 class AttentionObjective(LayerObjective):
@@ -32,7 +32,7 @@ class AttentionObjective(LayerObjective):
         self.teacher_needs = Needs(attentions=frozenset(t for _, t in self.pairs))
 
     def count(self, batch: Batch) -> Tensor:
-        return valid_tokens(batch).any(-1).sum()
+        return valid_examples(batch).sum()
 
     @abc.abstractmethod
     def compare(self, student: SelfAttention, teacher: SelfAttention, valid: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from distil_nlp.errors import RecipeError, near_match
 from distil_nlp.functional.pooling import POOLINGS, pool
 from distil_nlp.mapping import MappingSpec
 from distil_nlp.objectives.base import LayerObjective
-from distil_nlp.signals import Batch, Needs, Shape, Signals, valid_tokens
+from distil_nlp.signals import Batch, Needs, Shape, Signals, valid_examples, valid_tokens
 
 LAST: MappingSpec = ((-1, -1),)
 
@@ -41,7 +41,7 @@ class ExampleObjective(LayerObjective):
         self.teacher_needs = Needs(hidden_states=frozenset(t for _, t in self.pairs))
 
     def count(self, batch: Batch) -> Tensor:
-        return valid_tokens(batch).any(-1).sum()
+        return valid_examples(batch).sum()
 
     def pooled(self, student: Signals, teacher: Signals, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """Representations by pair, student first, each ``[examples, width]``; rows of padding alone are left out."""

@@ -11,7 +11,7 @@ from distil_nlp.objectives.base import OBJECTIVES
 from distil_nlp.objectives.on_examples import LAST
 from distil_nlp.objectives.on_features import FeatureObjective
 from distil_nlp.projection import ProjectionSpec
-from distil_nlp.signals import Batch, valid_tokens
+from distil_nlp.signals import Batch, valid_examples
 
 LOSSES = {"mse": mean_squared_error, "cosine": cosine_distance}
 
@@ -65,7 +65,7 @@ class SentenceEmbeddings(FeatureObjective):
         self.pooling, self.normalize, self.loss = pooling, normalize, loss
 
     def count(self, batch: Batch) -> Tensor:
-        return valid_tokens(batch).any(-1).sum()
+        return valid_examples(batch).sum()
 
     def pick(self, hidden_states: Tensor, valid: Tensor) -> Tensor:
         present = valid.any(-1)
