@@ -51,10 +51,13 @@ def as_teacher(teacher: PreTrainedModel | Teacher | Sequence[PreTrainedModel | T
         return teacher
     if isinstance(teacher, list | tuple) and teacher:
         return EnsembleTeacher(teacher) if len(teacher) > 1 else as_teacher(teacher[0])
+    adapted = hasattr(teacher, "merge_and_unload")
     raise ModelError(
         "A teacher is a transformers model, an object with shape, input_names, prepare and __call__, or a list.",
         f"Found {'an empty ' if isinstance(teacher, list | tuple) else ''}{type(teacher).__name__}.",
-        "Load it first: AutoModelForSequenceClassification.from_pretrained(...), say.",
+        "Merge its adapters into it: teacher.merge_and_unload()."
+        if adapted
+        else "Load it first: AutoModelForSequenceClassification.from_pretrained(...), say.",
     )
 
 

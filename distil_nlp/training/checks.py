@@ -12,9 +12,10 @@ from transformers import PretrainedConfig, PreTrainedModel, Trainer
 from distil_nlp.blocks import find_blocks, inner_model
 from distil_nlp.data.writing import unset_ignored
 from distil_nlp.errors import ModelError, TrainingError
-from distil_nlp.objectives import Objective, TaskLoss
-from distil_nlp.signals import Needs
+from distil_nlp.objectives import LogitsObjective, Objective, TaskLoss
+from distil_nlp.signals import Needs, Shape
 from distil_nlp.teachers import EnsembleTeacher, ModelTeacher, Teacher
+from distil_nlp.teachers.model import label_names
 
 _EXAMPLE = "Give e.g. objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0)]."
 
@@ -59,9 +60,9 @@ def check_models(student: Any, teacher: Any, model_init: Any = None) -> None:
             "Objectives are fitted to one student, and learn along with it.",
             "Give model=..., and write the search as a loop that makes student, objectives and trainer for each trial.",
         )
-    if not isinstance(student, nn.Module):
+    if not isinstance(student, nn.Module) or not isinstance(inner_model(student), PreTrainedModel):
         raise ModelError(
-            "A DistillationTrainer trains a model that is loaded.",
+            "A DistillationTrainer trains a transformers model that is loaded.",
             f"Found {student!r}." if isinstance(student, str) else f"Found an object of type {type(student).__name__}.",
             "Give build_student(teacher, num_layers=3), say, or AutoModelFor...from_pretrained(...).",
         )
@@ -124,6 +125,26 @@ def check_inside(student: Any, item: str | None, needs: Needs) -> None:
             "Student and teacher are compared token by token.",
             f"The student has virtual tokens (PEFT's {prompts[0].peft_type.value}), which the teacher has not.",
             "Use LoRA, or distil the predictions of a sequence classifier only (task_loss, logits_kl).",
+        )
+
+
+def check_labels(
+    student: PreTrainedModel, shape: Shape, teacher: Teacher | None, objectives: Sequence[Objective]
+) -> None:
+    """Refuses a teacher that has the student's labels in another order.
+
+    Raises:
+        ModelError: naming both orders.
+    """
+    ours, theirs = label_names(student.config, shape), getattr(teacher, "label_names", None)
+    if ours is None or theirs is None or not any(isinstance(each, LogitsObjective) for each in objectives):
+        return
+    ours, theirs = (tuple(map(str.casefold, names)) for names in (ours, theirs))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise ModelError(
+            "Student and teacher are compared label by label, in the order of their logits.",
+            f"The student's are ({', '.join(ours)}), the teacher's ({', '.join(theirs)}).",
+            "Give teacher=EnsembleTeacher([teacher], labels=[the student's names]), which puts them in order.",
         )
 
 

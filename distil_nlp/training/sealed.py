@@ -57,6 +57,13 @@ class SealedTrainer(Trainer):
                 use_mtime=True,
             )
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Seals what is pushed, so that training can go on from it."""
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(Path(checkpoint_folder))
+        super()._push_from_checkpoint(checkpoint_folder)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint:
             self._load_added(checkpoint)

@@ -15,24 +15,23 @@ from distil_nlp.errors import ModelError
 from distil_nlp.objectives import Objective
 from distil_nlp.signals import Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
+from distil_nlp.training.batches import BatchTrainer
 from distil_nlp.training.callbacks import EpochCallback, check_scheduled, scheduled_values
 from distil_nlp.training.checks import (
     check_arguments,
     check_inside,
+    check_labels,
     check_models,
     checked_objectives,
     make_savable,
     refuse_non_finite,
     train_ends,
 )
-from distil_nlp.training.groups import loader_by_group
-from distil_nlp.training.sampler import seeded
-from distil_nlp.training.sealed import SealedTrainer
 from distil_nlp.training.terms import forget_step, loss_terms, needs_of, needs_of_a_step
 from distil_nlp.training.weighting import Weighting
 
 
-class DistillationTrainer(SealedTrainer):
+class DistillationTrainer(BatchTrainer):
     r"""Trains a student under a sum of objectives.
 
     .. math:: L = \sum_o \frac{w_o}{n_o} \sum_{i=1}^{n_o} \ell_o(i)
@@ -100,6 +99,7 @@ class DistillationTrainer(SealedTrainer):
         }
         seen = student_needs | self.needs[True][0]  # with what a weighting looks at
         check_inside(self.model, shape.item, seen)
+        check_labels(inside, shape, self.teacher, list(self._objectives()))
         if student_needs.attentions:
             prepare_attention(inside, "student")
         if self.teacher:
@@ -191,15 +191,6 @@ class DistillationTrainer(SealedTrainer):
             self._forget_terms()
         super().log(logs, start_time)
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        """Length-grouped batches come in an order that seed and epoch decide."""
-        return seeded(super()._get_train_sampler(*args, **kwargs), self.args)
-
-    def get_train_dataloader(self) -> Any:
-        """Batches of whole groups, where rows say of which they are and somebody reads it."""
-        loader = loader_by_group(self)
-        return super().get_train_dataloader() if loader is None else loader
-
     # ---- optimisation: trainable projections go along with the student ----
 
     def _trained(self) -> nn.ModuleList:
@@ -216,7 +207,7 @@ class DistillationTrainer(SealedTrainer):
                 "Leave `optimizers` out, or add [p for o in objectives for p in o.parameters()] after construction.",
             )
         if self.weighting is not None:
-            self.weighting.add_parameters(optimizer)
+            self.weighting.add_parameters(optimizer, self.lr_scheduler)
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -256,45 +247,6 @@ class DistillationTrainer(SealedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._refuse_non_finite(self._terms.tolist())  # never a checkpoint of what is lost
         super()._save_checkpoint(model, trial)
-
-    # ---- what the two models read, and what is refused ----
-
-    def _set_signature_columns_if_needed(self) -> None:
-        """Keeps the columns that teacher and objectives read, too, and those that the collator says it does."""
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            readers = [self.data_collator, self.eval_collator, *self._objectives()]
-            read = [*(self.teacher.input_names if self.teacher else ())]
-            read += [column for reader in readers for column in getattr(reader, "columns", ())]
-            self._signature_columns = list(dict.fromkeys([*(self._signature_columns or ()), *read]))  # type: ignore[assignment]
-
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Batches of evaluation and prediction as ``eval_collator`` makes them, where there is one."""
-        self._set_signature_columns_if_needed()  # what either collator reads
-        training = self.data_collator
-        if not kwargs.get("is_training"):
-            self.data_collator = self.eval_collator or training
-        try:
-            return super()._get_dataloader(*args, **kwargs)
-        finally:
-            self.data_collator = training
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> Any:
-        """As in transformers; the loss does not need labels, where all objectives follow the teacher."""
-        names, labelled = self.label_names, any(inputs.get(name) is not None for name in self.label_names)
-        if prediction_loss_only and not labelled and all(each.uses_teacher for each in self._objectives()):
-            self.label_names = []
-        try:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        finally:
-            self.label_names = names
-
-    def _objectives(self) -> Iterator[Objective]:
-        for objective in self.objectives:
-            if isinstance(objective, Objective):
-                yield objective
 
     def _refuse_non_finite(self, means: list[float]) -> None:
         refuse_non_finite(dict(zip(self._names, means, strict=True)), step=self.state.global_step + 1)

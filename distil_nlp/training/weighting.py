@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,10 +69,20 @@ class Weighting(nn.Module, abc.ABC):
     def forget(self) -> None:
         """Forgets what it has gathered of a step; called before training."""
 
-    def add_parameters(self, optimizer: torch.optim.Optimizer) -> None:
-        """Adds its parameters to the student's optimizer, as a group with a learning rate of its own."""
+    def add_parameters(self, optimizer: torch.optim.Optimizer, scheduler: Any = None) -> None:
+        """Adds its parameters to the student's optimizer, as a group with a learning rate of its own.
+
+        Raises:
+            ModelError: if the optimizer has a learning rate scheduler already, which knows of no further group.
+        """
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         new = [parameter for parameter in self.parameters() if id(parameter) not in held]
+        if new and scheduler is not None:
+            raise ModelError(
+                f"{type(self).__name__} learns its balances along with the student, in the optimizer's last group.",
+                "The optimizer given has a learning rate scheduler, made for the groups before it.",
+                "Give optimizers=(optimizer, None), and name the schedule by lr_scheduler_type.",
+            )
         if new:
             optimizer.add_param_group({"params": new, "lr": self.learning_rate, "weight_decay": 0.0})
 

@@ -1,11 +1,13 @@
 """Checkpoints of a trainer whose objectives have a state of their own."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from test_as_in_transformers import At, trainer_of
 from test_trainer import rows
+from transformers import Trainer
 
 from distil_nlp.errors import TrainingError
 from distil_nlp.objectives import HiddenStates, LogitsKL, TaskLoss
@@ -78,3 +80,20 @@ def test_a_path_is_verified_like_a_string(tmp_path):
     (checkpoint / SEAL).unlink()
     with pytest.raises(TrainingError, match="no whole checkpoint"):
         trainer_of(tmp_path).train(resume_from_checkpoint=checkpoint)
+
+
+def test_a_checkpoint_on_the_hub_can_be_resumed_from(tmp_path, monkeypatch):
+    """It is pushed as it is at that moment."""
+    pushed = tmp_path / "hub" / "last-checkpoint"
+    copy = lambda self, folder: shutil.copytree(folder, pushed, dirs_exist_ok=True)  # noqa: E731
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", copy)
+    monkeypatch.setattr(Trainer, "_finish_current_push", lambda self: None)
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, *args, **kwargs: None)
+    saved = {"save_strategy": "steps", "save_steps": 1}
+    trainer_of(tmp_path / "first", max_steps=2, push_to_hub=True, hub_strategy="checkpoint", **saved).train()
+    again = trainer_of(tmp_path / "second")
+    again.train(resume_from_checkpoint=str(pushed))
+    assert again.state.global_step == 3
+    (pushed / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(TrainingError):
+        trainer_of(tmp_path / "third").train(resume_from_checkpoint=str(pushed))

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from adaptive import adaptive_trainer, everything, logs_of
 from test_trainer import NO_DROPOUT, collate, rows
 from tiny_models import tiny_model
+from tiny_training import few_steps
 
 from distil_nlp.blocks import describe
 from distil_nlp.errors import ModelError, RecipeError
 from distil_nlp.objectives import HiddenStates, LogitsKL, TaskLoss
 from distil_nlp.signals import Needs
-from distil_nlp.training import WEIGHTINGS, GradNorm, Uncertainty
+from distil_nlp.training import WEIGHTINGS, DistillationTrainer, GradNorm, Uncertainty
 from distil_nlp.training.weighting import shared_hidden_state
 
 
@@ -79,6 +80,18 @@ def test_uncertainty_tends_to_terms_of_one_size(tmp_path):
     trainer.train()
     log = logs_of(trainer)[-1]
     assert [log[name] for name in ("task_loss", "logits_kl", "hidden_states")] == pytest.approx([0.5] * 3, abs=0.02)
+
+
+def test_a_scheduler_that_knows_no_further_group_is_refused(tmp_path):
+    student = tiny_model(seed=1)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    arguments = {"model": student, "teacher": tiny_model(), "objectives": [TaskLoss(), LogitsKL()]}
+    arguments |= {"args": few_steps(tmp_path), "train_dataset": rows(), "data_collator": collate}
+    trainer = DistillationTrainer(**arguments, weighting=Uncertainty(), optimizers=(optimizer, scheduler))
+    with pytest.raises(ModelError, match=r"optimizers=\(optimizer, None\)"):
+        trainer.train()
+    DistillationTrainer(**arguments, weighting=Uncertainty(), optimizers=(optimizer, None)).train()
 
 
 def test_uncertainty_is_neither_decayed_nor_clipped_and_has_its_own_learning_rate(tmp_path):

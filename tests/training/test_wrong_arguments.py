@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import batch, tiny_model
 from transformers import TrainingArguments
 
 from distil_nlp.errors import DataError, ModelError
 from distil_nlp.objectives import HiddenStates, LogitsKL, TaskLoss
+from distil_nlp.signals import Needs
 from distil_nlp.students import build_student
 from distil_nlp.teachers import EnsembleTeacher, ModelTeacher
 from distil_nlp.training import DistillationTrainer
@@ -43,7 +44,7 @@ def test_objectives_are_a_list_of_objects(tmp_path, objectives, found):
 
 
 def test_a_model_is_loaded_first(tmp_path):
-    with pytest.raises(ModelError, match=r"(?s)a model that is loaded.*'bert-base-uncased'"):
+    with pytest.raises(ModelError, match=r"(?s)model that is loaded.*'bert-base-uncased'"):
         trainer(tmp_path, model="bert-base-uncased")
     with pytest.raises(ModelError, match="type ModelTeacher"):
         trainer(tmp_path, model=ModelTeacher(tiny_model()))
@@ -81,3 +82,37 @@ def test_rows_are_tokenized_first(tmp_path):
     untokenized = [{"text": "good", "labels": torch.tensor(1)}] * 3
     with pytest.raises(DataError, match=r"(?s)no input_ids, only labels.*Tokenize"):
         trainer(tmp_path, rows=untokenized).train()
+
+
+NAMES = ("negative", "neutral", "positive")
+
+
+def named(names, seed=0):
+    return tiny_model(seed=seed, id2label=dict(enumerate(names)), label2id={name: n for n, name in enumerate(names)})
+
+
+def test_a_teacher_with_the_labels_in_another_order_is_refused(tmp_path):
+    student, teacher = named(NAMES, seed=1), named(NAMES[::-1])
+    with pytest.raises(ModelError, match=r"\(negative, neutral, positive\), the teacher's \(positive, neutral, neg"):
+        trainer(tmp_path, model=student, teacher=teacher)
+    trainer(tmp_path, model=student, teacher=teacher, objectives=[HiddenStates()])
+    trainer(tmp_path, model=student, teacher=named([name.title() for name in NAMES]))
+    trainer(tmp_path, model=student, teacher=tiny_model())  # whose labels have no names
+    ordered = trainer(tmp_path, model=student, teacher=EnsembleTeacher([teacher], labels=NAMES))
+    made = batch()
+    signals = ordered.teacher(made, Needs(logits=True))
+    with torch.no_grad():
+        logits = teacher(input_ids=made["input_ids"], attention_mask=made["attention_mask"]).logits
+    torch.testing.assert_close(signals.logits.softmax(-1), logits.flip(1).softmax(-1))
+
+
+def test_a_teacher_with_adapters_is_to_be_merged(tmp_path):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(tiny_model(), peft.LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(ModelError, match=r"merge_and_unload\(\)"):
+        trainer(tmp_path, teacher=adapted)
+
+
+def test_a_module_that_is_no_model_of_transformers_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"(?s)a transformers model.*type Linear"):
+        trainer(tmp_path, model=torch.nn.Linear(2, 2))

@@ -1,0 +1,68 @@
+"""`transformers.Trainer` with batches of all that a student, its teacher and the objectives read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from distil_nlp.objectives import Objective
+from distil_nlp.teachers import Teacher
+from distil_nlp.training.groups import loader_by_group
+from distil_nlp.training.sampler import seeded
+from distil_nlp.training.sealed import SealedTrainer
+
+
+class BatchTrainer(SealedTrainer):
+    """Keeps the columns that are read, evaluates on batches of their own collator, and without labels."""
+
+    teacher: Teacher | None
+    eval_collator: Any
+    objectives: nn.ModuleList
+
+    def _objectives(self) -> Iterator[Objective]:
+        for objective in self.objectives:
+            if isinstance(objective, Objective):
+                yield objective
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """Length-grouped batches come in an order that seed and epoch decide."""
+        return seeded(super()._get_train_sampler(*args, **kwargs), self.args)
+
+    def get_train_dataloader(self) -> Any:
+        """Batches of whole groups, where rows say of which they are and somebody reads it."""
+        loader = loader_by_group(self)
+        return super().get_train_dataloader() if loader is None else loader
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keeps the columns that teacher and objectives read, too, and those that the collator says it does."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            readers = [self.data_collator, self.eval_collator, *self._objectives()]
+            read = [*(self.teacher.input_names if self.teacher else ())]
+            read += [column for reader in readers for column in getattr(reader, "columns", ())]
+            self._signature_columns = list(dict.fromkeys([*(self._signature_columns or ()), *read]))  # type: ignore[assignment]
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Batches of evaluation and prediction as ``eval_collator`` makes them, where there is one."""
+        self._set_signature_columns_if_needed()  # what either collator reads
+        training = self.data_collator
+        if not kwargs.get("is_training"):
+            self.data_collator = self.eval_collator or training
+        try:
+            return super()._get_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = training
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """As in transformers; the loss does not need labels, where all objectives follow the teacher."""
+        names, labelled = self.label_names, any(inputs.get(name) is not None for name in self.label_names)
+        if prediction_loss_only and not labelled and all(each.uses_teacher for each in self._objectives()):
+            self.label_names = []
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            self.label_names = names
