@@ -5,6 +5,7 @@ from tiny_run import Case, save_checkpoint, write_rows
 
 from distil_nlp.build import Assembly
 from distil_nlp.build.loss import make_objectives, make_schedules, make_weighting
+from distil_nlp.data.tasks import TASKS
 from distil_nlp.errors import RecipeError
 from distil_nlp.recipe import Recipe
 from distil_nlp.training import Cosine, GradNorm, Linear, Uncertainty
@@ -44,6 +45,11 @@ def test_schedules_start_with_their_first_value(load):
         ("logits_kl/temperature", Cosine(8.0, 1.0)),
     ]
     assert all(c.objective is objectives[1] for c in callbacks)
+
+
+def test_tags_have_default_objectives_of_their_own():
+    assert TASKS["token-classification"].default_objectives == {"logits_mse": {}}
+    assert TASKS["question-answering"].default_objectives.keys() == {"task_loss", "logits_kl"}
 
 
 def test_the_default_objectives_follow_no_schedule(load):
