@@ -12,7 +12,7 @@ import distil_nlp
 PACKAGE = Path(distil_nlp.__path__[0])
 
 FLOORS = {
-    0: ["errors", "registry", "signals", "cache", "checksums", "wheels", "references", "weights"],
+    0: ["errors", "registry", "signals", "cache", "checksums", "wheels", "references", "weights", "label_names"],
     1: ["functional", "mapping", "layer_weights", "projection", "blocks"],
     2: ["capture", "objectives", "teachers", "students", "data"],
     3: ["training", "evaluation", "export", "hub", "report"],

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from distil_nlp.errors import ModelError
-
-_UNNAMED = re.compile(r"LABEL_\d+")
+from distil_nlp.label_names import as_compared, unnamed
 
 # Their positions start after the padding id, so that many rows of the position table are never used.
-_OFFSET_POSITIONS = {
+OFFSET_POSITIONS = {
     "camembert",
     "data2vec-text",
     "ibert",
@@ -41,17 +39,18 @@ def align_labels(teacher_config: PretrainedConfig, label_names: Sequence[str], *
     id2label = {int(index): str(name) for index, name in (teacher_config.id2label or {}).items()}
     teacher = [id2label[index] for index in sorted(id2label)]
     data = list(label_names)
-    if [name.casefold() for name in teacher] == [name.casefold() for name in data]:
+    theirs, ours = as_compared(teacher, data)
+    if theirs == ours:
         return
     asked = "The labels of the teacher and of the data do not agree."
     found = f"Teacher: {_listed(teacher)}. Data: {_listed(data)}."
     own_head = "or give the teacher a head of its own for this data (`fine_tune`)"
-    if len(teacher) == len(data) and all(_UNNAMED.fullmatch(name) for name in teacher):
+    if len(teacher) == len(data) and unnamed(teacher):
         fix = (
             "The teacher's labels have no names, so nothing says which is which. Set id2label and label2id in"
             f" its config.json, {own_head}."
         )
-    elif sorted(map(str.casefold, teacher)) == sorted(map(str.casefold, data)):
+    elif sorted(theirs) == sorted(ours):
         how = (
             "Give the recipe's `classes` in the teacher's order (each name with its rule, or with the data's label)"
             if classes
@@ -105,7 +104,7 @@ def check_tokenizer_fits(
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or max_length is None:
         return
-    if config.model_type in _OFFSET_POSITIONS:
+    if config.model_type in OFFSET_POSITIONS:
         positions -= (config.pad_token_id or 0) + 1
     if max_length > positions:
         raise ModelError(
@@ -176,3 +175,13 @@ def check_same_tokenizer(
 def _listed(names: Sequence[str], shown: int = 12) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(f"{index} {name}" for index, name in enumerate(names[:shown])) + more
+
+
+def fit_padding(model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Names the token that pads rows in a model's configuration, by which decoders find a row's last token.
+
+    Where its positions begin after the padding, and of encoder-decoders, it is left as it is, if it is named.
+    """
+    kept = model_config.model_type in OFFSET_POSITIONS or model_config.is_encoder_decoder
+    if model_config.pad_token_id is None or not kept:
+        model_config.pad_token_id = tokenizer.pad_token_id

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from distil_nlp.label_names import as_compared
 from distil_nlp.students.inherit import changed_axes, inherit
 
 
 def with_labels(model: PreTrainedModel, names: Sequence[str]) -> PreTrainedModel:
     """A copy of a model whose head gives labels of these names, in this order; the model itself if it does already.
 
-    Labels are found by their names (``config.id2label``), whatever their case. What the head knows of them is kept; for
-    others it gives 0 until it is trained.
+    Labels are found by their names (``config.id2label``), whatever their case unless it tells two apart. What the head
+    knows of them is kept; for others it gives 0 until it is trained.
 
     Args:
         model: A model with a head of labels.
@@ -23,9 +24,10 @@ def with_labels(model: PreTrainedModel, names: Sequence[str]) -> PreTrainedModel
     Raises:
         ModelError: if the model's class does not allow another number of labels.
     """
-    id2label = {int(index): str(name).casefold() for index, name in (model.config.id2label or {}).items()}
-    places = {name: index for index, name in id2label.items()}
-    kept = [places.get(name.casefold()) for name in names]
+    id2label = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
+    known, wanted = as_compared(list(id2label.values()), names)
+    places = dict(zip(known, id2label, strict=True))
+    kept = [places.get(name) for name in wanted]
     if kept == list(range(len(id2label))):
         return model
     more = copy.deepcopy(model.config)

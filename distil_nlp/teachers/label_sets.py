@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from distil_nlp.errors import ModelError, near_match
+from distil_nlp.label_names import as_compared, unnamed
 from distil_nlp.signals import Shape
 from distil_nlp.teachers.base import Teacher
-
-_UNNAMED = re.compile(r"LABEL_\d+")
 
 
 def shared_outputs(shapes: Sequence[Shape]) -> int:
@@ -31,7 +29,7 @@ def shared_outputs(shapes: Sequence[Shape]) -> int:
 def shared_names(members: Sequence[Teacher]) -> tuple[str, ...] | None:
     """The names that members give their labels, which must be the same ones, in one order."""
     named = [names for member in members if (names := _names_of(member)) is not None]
-    if len({tuple(map(str.casefold, names)) for names in named}) > 1:
+    if len(set(as_compared(*named))) > 1:
         raise ModelError(
             "The members of an ensemble have the same labels, in the same order.",
             " and ".join(f"({', '.join(names)})" for names in named) + " differ.",
@@ -63,23 +61,24 @@ def label_columns(names: Sequence[str] | None, labels: Sequence[str], whose: str
     Raises:
         ModelError: for labels without names, and for one that is not there.
     """
-    if names is None or all(_UNNAMED.fullmatch(name) for name in names):
+    if names is None or unnamed(names):
         raise ModelError(
             "The labels of an ensemble's members are matched by name.",
             f"Those of {whose[0].lower()}{whose[1:]} have no names.",
             "Set id2label and label2id in its config, or leave `labels` out if all members have the same ones.",
         )
-    places = {name.casefold(): place for place, name in enumerate(labels)}
-    for name in names:
-        if name.casefold() not in places:
+    theirs, known = as_compared(names, labels)
+    places = {name: place for place, name in enumerate(known)}
+    for name, compared in zip(names, theirs, strict=True):
+        if compared not in places:
             raise ModelError(
                 f"{whose} of the ensemble knows a label '{name}'.",
                 near_match(name, labels),
                 "Add it to `labels`, or name it in the member's config.id2label as the data does.",
             )
-    return torch.tensor([places[name.casefold()] for name in names])
+    return torch.tensor([places[name] for name in theirs])
 
 
 def _names_of(member: Teacher) -> tuple[str, ...] | None:
     names: tuple[str, ...] | None = getattr(member, "label_names", None)
-    return None if names is None or all(_UNNAMED.fullmatch(name) for name in names) else names
+    return None if names is None or unnamed(names) else names

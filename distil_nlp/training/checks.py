@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Trainer
 from distil_nlp.blocks import find_blocks, inner_model
 from distil_nlp.data.writing import unset_ignored
 from distil_nlp.errors import ModelError, TrainingError
+from distil_nlp.label_names import as_compared
 from distil_nlp.objectives import LogitsObjective, Objective, TaskLoss
 from distil_nlp.signals import Needs, Shape
 from distil_nlp.teachers import EnsembleTeacher, ModelTeacher, Teacher
@@ -139,8 +140,8 @@ def check_labels(
     ours, theirs = label_names(student.config, shape), getattr(teacher, "label_names", None)
     if ours is None or theirs is None or not any(isinstance(each, LogitsObjective) for each in objectives):
         return
-    ours, theirs = (tuple(map(str.casefold, names)) for names in (ours, theirs))
-    if ours != theirs and sorted(ours) == sorted(theirs):
+    one, other = as_compared(ours, theirs)
+    if one != other and sorted(one) == sorted(other):
         raise ModelError(
             "Student and teacher are compared label by label, in the order of their logits.",
             f"The student's are ({', '.join(ours)}), the teacher's ({', '.join(theirs)}).",
