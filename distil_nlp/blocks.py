@@ -126,7 +126,7 @@ def find_stacks(model: PreTrainedModel) -> dict[str, Blocks]:
     return stacks
 
 
-def is_seq2seq(model: PreTrainedModel) -> bool:
+def is_seq2seq(model: nn.Module) -> bool:
     """Whether a model writes one text for another: a decoder's head over a vocabulary, which reads an encoder."""
     return _is_one_of(model, _SEQ2SEQ) and bool(getattr(model.config, "is_encoder_decoder", False))
 
@@ -162,7 +162,7 @@ def describe(model: PreTrainedModel) -> Shape:
     )
 
 
-def _is_one_of(model: PreTrainedModel, names: frozenset[str]) -> bool:
+def _is_one_of(model: nn.Module, names: frozenset[str]) -> bool:
     """Whether a model is of one of some classes of transformers, or of one derived from them."""
     return any(kind.__name__ in names for kind in type(model).__mro__)
 

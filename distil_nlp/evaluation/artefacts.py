@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from distil_nlp.blocks import is_seq2seq
 from distil_nlp.data.writing import writer
 from distil_nlp.export import OnnxModel, generate
 
@@ -63,7 +64,7 @@ class PyTorchArtefact:
 
         An encoder-decoder reads the batch and writes the first token.
         """
-        if any(getattr(getattr(model, "config", None), "is_encoder_decoder", False) for model in self.models):
+        if any(map(is_seq2seq, self.models)):
             return self.writing(batch, threads)(1)
         taken = [inspect.signature(model.forward).parameters for model in self.models]
         inputs = [{name: value for name, value in batch.items() if name in names} for names in taken]

@@ -136,6 +136,7 @@ def latency_batch(
     vocab_size: int,
     input_names: Sequence[str] = ("input_ids", "attention_mask"),
     seed: int = 0,
+    last_id: int | None = None,
 ) -> dict[str, Tensor]:
     """A batch without padding: random token ids, a full attention mask, zeros for every other input.
 
@@ -145,11 +146,14 @@ def latency_batch(
         vocab_size: Token ids are drawn below this.
         input_names: What the model takes: the tokenizer's ``model_input_names``.
         seed: Of the token ids.
+        last_id: What each row ends in, if not a random token: some classifiers pool there.
     """
     shape = (batch_size, sequence_length)
     generator = torch.Generator().manual_seed(seed)
     batch = {name: torch.zeros(shape, dtype=torch.long) for name in input_names}
     batch["input_ids"] = torch.randint(vocab_size // 2, vocab_size, shape, generator=generator)
+    if last_id is not None:
+        batch["input_ids"][:, -1] = last_id
     if "attention_mask" in batch:
         batch["attention_mask"] = torch.ones(shape, dtype=torch.long)
     return batch

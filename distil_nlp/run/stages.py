@@ -161,7 +161,14 @@ def bench(run: Run) -> dict[str, Any]:
         artefacts.append(OnnxArtefact(name, partial(open_onnx, graphs)))
     names = run.parts.tokenizer.model_input_names
     vocabulary = min(model.config.get_text_config().vocab_size for model in chain(*models.values()))
-    batch_of = partial(latency_batch, sequence_length=section.sequence_length, vocab_size=vocabulary, input_names=names)
+    two_parts = any(model.config.is_encoder_decoder for model in chain(*models.values()))
+    batch_of = partial(
+        latency_batch,
+        sequence_length=section.sequence_length,
+        vocab_size=vocabulary,
+        input_names=names,
+        last_id=run.parts.tokenizer.eos_token_id if two_parts else None,
+    )
     protocol = LatencyProtocol(
         batch_sizes=section.batch_sizes,
         threads=section.threads,  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import BartConfig, BartForSequenceClassification
 
 from distil_nlp.errors import ExportError, ModelError
 from distil_nlp.evaluation import efficiency
@@ -172,3 +173,18 @@ def test_size_of_folders(tmp_path):
     assert size_mb(tmp_path) == (tmp_path / "model.safetensors").stat().st_size / 1e6
     with pytest.raises(ModelError, match="weights"):
         size_mb(tmp_path / "none")
+
+
+def test_an_encoder_decoder_with_a_classifier_is_timed_like_any_classifier():
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "vocab_size": 64,
+        "max_position_embeddings": 32,
+    }
+    model = BartForSequenceClassification(BartConfig(**sizes, **heads)).eval()
+    made = latency_batch(3, sequence_length=8, vocab_size=64, last_id=model.config.eos_token_id)
+    assert (made["input_ids"][:, -1] == model.config.eos_token_id).all()
+    [output] = PyTorchArtefact("student", model).ready(made, 1)()
+    assert output.logits.shape == (3, 3)
