@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, set_seed
 
 from distil_nlp.build.rows import ScoredRows
 from distil_nlp.build.teaching import make_guide, quantized
-from distil_nlp.data.align import check_same_tokenizer, check_tokenizer_fits
+from distil_nlp.data.align import check_same_tokenizer, check_tokenizer_fits, fit_padding
 from distil_nlp.errors import ModelError
 from distil_nlp.recipe.sections import WIDTHS, ModelReference
 from distil_nlp.recipe.teachers import MemberSection
@@ -148,8 +148,7 @@ class Models(ScoredRows):
         set_seed(getattr(reference, "seed", self.recipe.seed))  # the head's first weights
         load = self._loader.fine_tuned if keep_head else self._loader.model
         model = load(reference, self.task.auto_class, **arguments)
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = self.whole.tokenizer.pad_token_id
+        fit_padding(model.config, self.whole.tokenizer)
         bench, key = self.recipe.bench, "bench.sequence_length"
         written = {f"{key} + bench.new_tokens": bench.sequence_length + bench.new_tokens}
         timed = written if self.recipe.task.decoding else {key: bench.sequence_length}
