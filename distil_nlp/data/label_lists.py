@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Sequence
 
-from distil_nlp.data.labels import is_missing
+from distil_nlp.data.labels import class_names, is_missing
 from distil_nlp.errors import DataError, near_match
 
 _ENTITY = re.compile("[BIES]-.+")
@@ -20,8 +20,10 @@ def encode_label_lists(
 ) -> tuple[dict[str, list[list[int] | None]], Sequence]:
     """Turns a column of lists of labels into lists of ids.
 
-    Lists of ``ClassLabel`` keep their names. Otherwise whole numbers are sorted by value, and other labels by code
-    point; ``known_names`` names the numbers 0, 1, ... or gives the order of the others.
+    Lists of ``ClassLabel`` of the training rows keep their names, whole numbers of other splits are their ids, and
+    names that they lack come after their own. Otherwise whole numbers are sorted by value, and other labels by code
+    point; ``known_names`` names the numbers 0, 1, ... or gives the order of the others. White space around a label
+    does not count. Blank labels are left out, but not of ``tags``, one of which each word needs.
 
     Args:
         splits: The rows, by split.
@@ -33,21 +35,12 @@ def encode_label_lists(
         The ids of each row by split, None for a row without a list, and the type of the column.
 
     Raises:
-        DataError: The column does not hold lists of labels.
+        DataError: The column does not hold lists of labels, or a tag is blank.
     """
-    feature = splits["train"].features[column]
-    inner = getattr(feature, "feature", None)
-    values = {name: rows[column][:] for name, rows in splits.items()}
-    for name, found in values.items():
-        for row, labels in enumerate(found):
-            if labels is not None and not (isinstance(labels, list) and all(map(_is_label, labels))):
-                raise DataError(
-                    f"The column '{column}' does not hold a list of labels a row.",
-                    f"Its type is {feature}; row {row + 1} of {name} has {labels!r}.",
-                    f"Name the right column as `{key}`.",
-                )
+    known = _names_in_lists(splits["train"], column)
+    values = {name: _lists(rows, name, column, key, known) for name, rows in splits.items()}
     present = {label for found in values.values() for labels in found for label in labels or ()}
-    names, ids = _ids(present, inner.names if isinstance(inner, ClassLabel) else None, known_names)
+    names, ids = _ids(present, known, known_names, column)
     unknown = sorted(str(label) for label in present if label not in ids)
     if unknown or len(names) < 2:
         raise DataError(
@@ -62,20 +55,60 @@ def encode_label_lists(
     return encoded, Sequence(ClassLabel(names=names))
 
 
+def _names_in_lists(rows: Dataset, column: str) -> list[str] | None:
+    return class_names(getattr(rows.features[column], "feature", None))
+
+
+def _lists(rows: Dataset, split: str, column: str, key: str, known: list[str] | None) -> list[list[Any] | None]:
+    """The column's lists, class ids by their names."""
+    names = _names_in_lists(rows, column) or known or []
+    found = rows[column][:]
+    for row, labels in enumerate(found):
+        if labels is not None and not (isinstance(labels, list) and all(map(_is_label, labels))):
+            raise DataError(
+                f"The column '{column}' does not hold a list of labels a row.",
+                f"Its type is {rows.features[column]}; row {row + 1} of {split} has {labels!r}.",
+                f"Name the right column as `{key}`.",
+            )
+        if key == "tags" and any(map(is_missing, labels or ())):
+            raise DataError(
+                f"Each word needs a tag in the column '{column}'.",
+                f"Row {row + 1} of {split} has {labels!r}, one of which is blank.",
+                "Tag the word (as `O`, say), or leave out the row.",
+            )
+    return [labels and [_name(label, names) for label in labels if not is_missing(label)] for labels in found]
+
+
 def _is_label(value: Any) -> bool:
     return isinstance(value, str | int | bool)
 
 
+def _name(label: Any, names: list[str]) -> Any:
+    """The name of an id, or a label as it is, without white space around it."""
+    if isinstance(label, str):
+        return label.strip()
+    return names[label] if type(label) is int and 0 <= label < len(names) else label
+
+
 def _ids(
-    present: set[Any], class_names: list[str] | None, known_names: list[str] | None
+    present: set[Any], class_names: list[str] | None, known_names: list[str] | None, column: str
 ) -> tuple[list[str], dict[Any, int]]:
     """Names of labels, and the id of each label."""
-    are_numbers = all(type(label) is int for label in present)
-    found = sorted(present, key=None if are_numbers else str)
-    names = class_names or known_names or list(map(str, found))
-    if class_names is not None or (known_names is not None and are_numbers):
-        return names, {index: index for index in range(len(names))}
-    return names, {label: index for index, label in enumerate(known_names or found)}
+    if class_names is not None:
+        others = sorted(label for label in present.difference(class_names) if isinstance(label, str))
+        names = class_names + others
+        return names, {name: index for index, name in enumerate(names)}
+    kinds = {type(label).__name__ for label in present}
+    if len(kinds) > 1:
+        raise DataError(
+            f"The labels in '{column}' are not of one type.",
+            f"They are of type {' and '.join(sorted(kinds))}.",
+            "Give all splits the same names, or their ids.",
+        )
+    found = sorted(present)
+    if known_names is not None and kinds <= {"int"}:
+        return known_names, {index: index for index in range(len(known_names))}
+    return known_names or list(map(str, found)), {label: index for index, label in enumerate(known_names or found)}
 
 
 def is_entity_tag(tag: str) -> bool:

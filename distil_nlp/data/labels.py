@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ NO_LABEL = -1
 NO_CLASS = -2
 """The id of a row whose label fits none of the ``classes``."""
 
-_WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
+_WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d*))(?:\.0*)?")
 
 
 def is_missing(value: Any) -> bool:
@@ -49,9 +49,10 @@ def encode_labels(
 ) -> Labels:
     """Turns a label column into ids.
 
-    With ``rules``, ids follow their order. A ``ClassLabel`` column keeps its own names. Otherwise whole
-    numbers are sorted by value, booleans false first, and strings by code point; ``known_names`` names the
-    numbers 0, 1, ... or gives the order of the strings.
+    With ``rules``, ids follow their order. A ``ClassLabel`` of the training rows keeps its names, whole numbers of
+    other splits are its ids, and names that it lacks come after its own. Otherwise whole numbers are sorted by value,
+    booleans false first, and strings by code point; ``known_names`` names the numbers 0, 1, ... or gives the order of
+    the strings. Texts are whole numbers if each number is written in one way (but for ``1.0``) without leading zeros.
 
     Args:
         splits: The rows, by split.
@@ -63,13 +64,13 @@ def encode_labels(
         DataError: The column is not a class label, or has fewer than two classes.
         RecipeError: A rule cannot be read.
     """
-    values = {split: _values(rows, column) for split, rows in splits.items()}
+    known = class_names(splits["train"].features[column])
+    values = {split: _values(rows, column, known) for split, rows in splits.items()}
     present = {value for found in values.values() for value in found if value is not None}
-    feature = splits["train"].features[column]
     if rules is not None:
         names, table = _by_rules(rules, present, column)
-    elif isinstance(feature, ClassLabel):
-        names, table = list(feature.names), {name: index for index, name in enumerate(feature.names)}
+    elif known is not None:
+        names, table = _by_name(present, column, known)
     else:
         names, table = _by_value(present, column, known_names)
     if len(names) < 2:
@@ -82,11 +83,14 @@ def encode_labels(
     return Labels(names, {split: [table[value] for value in found] for split, found in values.items()})
 
 
-def _values(rows: Dataset, column: str) -> list[Any]:
+def class_names(feature: Any) -> list[str] | None:
+    """The names of a ``ClassLabel``; None of any other type."""
+    return list(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def _values(rows: Dataset, column: str, known: list[str] | None) -> list[Any]:
     """Returns the column's values, class ids by their names, and None for whatever stands for no label."""
     feature, values = rows.features[column], rows[column][:]
-    if isinstance(feature, ClassLabel):
-        return [None if value is None or value < 0 else feature.names[value] for value in values]
     if any(isinstance(value, list | dict) for value in values):
         raise DataError(
             f"The label column '{column}' does not hold one label a row.",
@@ -94,7 +98,35 @@ def _values(rows: Dataset, column: str) -> list[Any]:
             "Name another column as `label`.",
         )
     values = [value.strip() if isinstance(value, str) else value for value in values]
-    return [None if is_missing(value) else value for value in values]
+    values = [None if is_missing(value) else value for value in values]
+    names = class_names(feature) or known
+    return values if names is None else _names_of_ids(values, names, column)
+
+
+def _names_of_ids(values: list[Any], names: list[str], column: str) -> list[Any]:
+    """Whole numbers by the names whose ids they are, None below 0; other values as they are."""
+    present = {value for value in values if value is not None}
+    digits = _digits(present)
+    if digits is None or present <= set(names):
+        return values
+    ids = {value: int(text) for value, text in digits.items()}
+    if ids and max(ids.values()) >= len(names):
+        raise _ids_without_name(column, names, ids.values())
+    return [None if value is None or ids[value] < 0 else names[ids[value]] for value in values]
+
+
+def _digits(present: set[Any]) -> dict[Any, str] | None:
+    """The digits of each value, or None if some value is no whole number."""
+    forms = {value: _WHOLE.fullmatch(str(value)) for value in present}
+    return None if None in forms.values() else {value: form[1] for value, form in forms.items() if form}
+
+
+def _ids_without_name(column: str, names: list[str], ids: Iterable[int]) -> DataError:
+    return DataError(
+        f"The label names do not fit the label column '{column}'.",
+        f"There are {len(names)}, and the ids go from {min(ids)} to {max(ids)}.",
+        "Give one name for each id from 0.",
+    )
 
 
 def _by_rules(rules: Mapping[str, str], present: set[Any], column: str) -> tuple[list[str], dict[Any, int]]:
@@ -110,21 +142,31 @@ def _by_rules(rules: Mapping[str, str], present: set[Any], column: str) -> tuple
     return names, {value: NO_CLASS if index is None else index for value, index in found.items()}
 
 
+def _by_name(present: set[Any], column: str, known: list[str]) -> tuple[list[str], dict[Any, int]]:
+    """The names of the training rows' ``ClassLabel``, then those that only other splits have."""
+    others = present.difference(known)
+    if not all(isinstance(value, str) for value in others):
+        raise DataError(
+            f"The label column '{column}' is not of one type in all splits.",
+            f"Its training rows have the names {_shown(set(known))}; others have {_shown(others)}.",
+            "Give all splits the same names, or their ids.",
+        )
+    names = known + sorted(others)
+    return names, {name: index for index, name in enumerate(names)}
+
+
 def _by_value(present: set[Any], column: str, known_names: list[str] | None) -> tuple[list[str], dict[Any, int]]:
     asked = f"The label column '{column}' is not a class label."
     kinds = {type(value) for value in present}
-    if all(_WHOLE.fullmatch(str(value)) for value in present) and bool not in kinds:
-        numbers = sorted({int(float(value)) for value in present})
+    digits = _digits(present)
+    numbers = sorted(map(int, set((digits or {}).values())))
+    if digits is not None and len(set(numbers)) == len(numbers):  # no number is written in two ways
         if known_names is not None:
             if numbers and not 0 <= numbers[0] <= numbers[-1] < len(known_names):
-                raise DataError(
-                    f"The label_names do not fit the label column '{column}'.",
-                    f"There are {len(known_names)}, and the ids go from {numbers[0]} to {numbers[-1]}.",
-                    "Give one name for each id from 0.",
-                )
-            return known_names, {value: int(float(value)) for value in present}
+                raise _ids_without_name(column, known_names, numbers)
+            return known_names, {value: int(text) for value, text in digits.items()}
         ids = {number: index for index, number in enumerate(numbers)}
-        return [str(number) for number in numbers], {value: ids[int(float(value))] for value in present}
+        return [str(number) for number in numbers], {value: ids[int(text)] for value, text in digits.items()}
     if kinds == {bool}:
         return ["false", "true"], {False: 0, True: 1}
     if kinds == {str}:

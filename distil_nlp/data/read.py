@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import errno
 import glob
 import gzip
@@ -19,6 +18,7 @@ import datasets
 from datasets import Dataset
 
 from distil_nlp.data.conll import read_conll
+from distil_nlp.data.separated import read_headers
 from distil_nlp.errors import DataError, near_match
 from distil_nlp.references import HubReference, hub_access, resolve
 
@@ -220,13 +220,13 @@ def _read_conll(files: list[Path], encoding: str, columns: Mapping[str, str]) ->
 def _csv_options(files: list[Path], separator: str, encoding: str, columns: Mapping[str, str]) -> dict[str, Any]:
     """Reads the task's columns only, as the text they are: 007, NA and None stay what they are."""
     wanted = list(columns.values())
-    for file in files:
-        with _open(file) as stream:
-            lines = csv.reader(codecs.getreader(encoding)(stream), delimiter=separator)
-            header = next((names for names in lines if names), [])
+    headers, quoting = read_headers(
+        files, separator, lambda file: io.TextIOWrapper(_open(file), encoding=encoding, newline="")
+    )
+    for file, header in zip(files, headers, strict=True):
         _check_columns([name.lstrip("\ufeff") for name in header], str(file), columns)
     as_text = {"converters": dict.fromkeys(wanted, str), "na_filter": False}
-    return {"sep": separator, "usecols": wanted, **as_text}
+    return {"sep": separator, "quoting": quoting, "usecols": wanted, **as_text}
 
 
 def _malformed(files: list[Path], error: BaseException) -> DataError:
