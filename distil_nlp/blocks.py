@@ -168,8 +168,12 @@ def _is_one_of(model: nn.Module, names: frozenset[str]) -> bool:
 
 
 def observes_inputs(model: PreTrainedModel) -> bool:
-    """Whether a model's attention can be observed as it runs in SDPA: if not, finished maps can."""
-    return bool(model._can_set_attn_implementation() and model._supports_sdpa)
+    """Whether a model's attention can be observed as it runs in SDPA: if not, finished maps can.
+
+    SDPA does not bend scores as Gemma-2's configuration wants it; early transformers 5 say that it does.
+    """
+    bent = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    return bool(model._can_set_attn_implementation() and model._supports_sdpa and not bent)
 
 
 def _attention_width(config: PretrainedConfig) -> int | None:
