@@ -35,6 +35,7 @@ def test_the_readme_shows_the_recipe_as_it_ships():
 
 
 def test_what_the_documentation_does_from_python(tmp_path, monkeypatch):
+    pytest.importorskip("transformers.exporters", reason="early transformers 5 have no exporter")
     monkeypatch.chdir(tmp_path)
     words = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "good", "bad", "film"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
