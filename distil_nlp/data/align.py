@@ -10,7 +10,7 @@ from distil_nlp.errors import ModelError
 from distil_nlp.label_names import as_compared, unnamed
 
 # Their positions start after the padding id, so that many rows of the position table are never used.
-OFFSET_POSITIONS = {
+_OFFSET_POSITIONS = {
     "camembert",
     "data2vec-text",
     "ibert",
@@ -104,7 +104,7 @@ def check_tokenizer_fits(
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or max_length is None:
         return
-    if config.model_type in OFFSET_POSITIONS:
+    if config.model_type in _OFFSET_POSITIONS:
         positions -= (config.pad_token_id or 0) + 1
     if max_length > positions:
         raise ModelError(
@@ -182,6 +182,6 @@ def fit_padding(model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBa
 
     Where its positions begin after the padding, and of encoder-decoders, it is left as it is, if it is named.
     """
-    kept = model_config.model_type in OFFSET_POSITIONS or model_config.is_encoder_decoder
+    kept = model_config.model_type in _OFFSET_POSITIONS or model_config.is_encoder_decoder
     if model_config.pad_token_id is None or not kept:
         model_config.pad_token_id = tokenizer.pad_token_id
