@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from distil_nlp.data.read import read
-from distil_nlp.data.split import text_key, unknown_rows
+from distil_nlp.data.split import content_key, unknown_rows
 from distil_nlp.data.tasks import Task
 from distil_nlp.errors import DataError
 
@@ -97,13 +97,13 @@ def held_out(task: Task, splits: Mapping[str, Dataset]) -> dict[str, set[bytes]]
 
 def keys_of(task: Task, rows: Dataset) -> list[bytes]:
     """The key of each row's texts; a text that is missing is passed over."""
-    return [text_key(*filter(None, texts)) for texts in task.texts(rows)]
+    return [content_key(*filter(None, texts)) for texts in task.texts(rows)]
 
 
 def known_keys(task: Task, rows: Dataset) -> set[bytes]:
     """The keys of rows, and of each of their texts where rows without labels have one alone."""
     alone = task.texts(rows) if len(task.text_columns) == 1 else []
-    return {*keys_of(task, rows), *(text_key(text) for texts in alone for text in texts)}
+    return {*keys_of(task, rows), *(content_key(text) for texts in alone for text in texts)}
 
 
 def like(rows: Dataset, labelled: Dataset) -> Dataset:

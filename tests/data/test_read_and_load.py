@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from distil_nlp.data.load import TaskData, load_task_data
 from distil_nlp.data.read import check_encoding
-from distil_nlp.data.split import SPLITS, assign_splits, text_key
+from distil_nlp.data.split import SPLITS, assign_splits, content_key, text_key
 from distil_nlp.data.tasks import TextClassification
 from distil_nlp.errors import DataError, RecipeError
 from distil_nlp.recipe.tasks import TextClassificationSection
@@ -275,6 +275,15 @@ def test_pairs(tmp_path: Path) -> None:
     assert load(write_jsonl(tmp_path / "b.jsonl", rows), text="premise", text_pair="claim").summary.dropped == {
         "empty text": 1
     }
+
+
+def test_content_is_what_is_left_without_signs() -> None:
+    same = ["It's  good.", "it 's good", "IT’S GOOD!", "ｉts good"]
+    assert len({content_key(each) for each in same}) == 1
+    different = ["its god", "हिंदी", "हिंद", ":-)", ":-(", "1.5", "", "e\u0301", "e", "\ud800"]
+    assert len({content_key(each) for each in different}) == len(different)
+    assert content_key("a", "b") != content_key("ab") != content_key("b", "a")
+    assert content_key("e\u0301") == content_key("\u00e9")
 
 
 def test_columns_may_have_each_others_names(tmp_path: Path) -> None:

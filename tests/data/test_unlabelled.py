@@ -111,7 +111,7 @@ def test_rows_that_lack_the_column_are_unlabelled(tmp_path: Path, name: str) -> 
 
 
 def test_texts_of_validation_and_test_are_left_out_and_counted(tmp_path: Path) -> None:
-    texts = [text(0), text(12).upper(), f"  {text(19)} ", "w20", "", "w20"]
+    texts = [text(0), text(12).upper(), f" ``{text(19)} .''", "w20", "", "w20"]
     more = write(tmp_path / "more.jsonl", [{"text": each} for each in texts])
     data, (rows, _) = all_rows(classification(tmp_path, unlabelled=str(more)))
     assert data.summary.dropped == {"unlabelled, empty text": 1, "unlabelled, in validation or test": 2}
