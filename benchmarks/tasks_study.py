@@ -79,23 +79,27 @@ def results_of(run: Run) -> dict[str, Any]:
     for name in artefacts:
         totals = METRICS[metric]().row_totals(run.references(name), run.predictions(name))
         figures[name] = packed(totals.figures)
+    values = {name: found["metrics"][metric] for name, found in artefacts.items()}
+    if decoder or not run.controls:
+        values["before"] = before(run)
     return {
         "metric": metric,
-        "values": {name: found["metrics"][metric] for name, found in artefacts.items()},
+        "values": values,
         "size_mb": {name: round(found["size_mb"], 2) for name, found in artefacts.items()},
         "figures": figures,
-        **(of_a_decoder(run) if decoder else {}),
+        **({"tokens_per_second": tokens_per_second(run)} if decoder else {}),
     }
 
 
-def of_a_decoder(run: Run) -> dict[str, Any]:
-    """What the student's layers are worth before they learn anything, and how fast artefacts write."""
+def before(run: Run) -> float:
+    """What the student's layers are worth before they learn anything, where the task needs no new head."""
     student = run.parts.student(run.parts.load_saved(run.folder.model("teacher")))
-    speeds = run.folder.result("bench")["writing"].items()
-    return {
-        "before": run.parts.score(student, "test")[run.parts.metric_names[0]],
-        "tokens_per_second": {name: rows[0]["tokens_per_second"] for name, rows in speeds},
-    }
+    return run.parts.score(student, "test")[run.parts.metric_names[0]]
+
+
+def tokens_per_second(run: Run) -> dict[str, float]:
+    """How fast artefacts write."""
+    return {name: rows[0]["tokens_per_second"] for name, rows in run.folder.result("bench")["writing"].items()}
 
 
 def load() -> list[dict[str, Any]]:
