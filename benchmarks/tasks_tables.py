@@ -58,9 +58,7 @@ def main() -> None:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for entry in load():
         groups[entry["task"], entry["student"]].append(entry)
-    print(
-        "| task | student | seeds | teacher | untrained | control | student | int8 | kept | gain over the control | MB |"
-    )
+    print("| task | student | seeds | teacher | untrained | control | student | int8 | kept | gain over control | MB |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for (task, student), runs in groups.items():
         print(line(task, student, runs))
