@@ -46,8 +46,18 @@ def needs_of_a_step(
     return student, teacher
 
 
+def in_use(objectives: Sequence[Objective]) -> Sequence[Objective]:
+    """Those whose weight is not 0 at present; all of them, if it is for all."""
+    return [objective for objective in objectives if objective.factor] or objectives
+
+
 def loss_terms(
-    objectives: Sequence[Objective], student: Signals, teacher: Signals, batch: Batch, counts: Tensor | None
+    objectives: Sequence[Objective],
+    student: Signals,
+    teacher: Signals,
+    batch: Batch,
+    counts: Tensor | None,
+    used: Sequence[Objective] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss and its weighted terms, which add up to it.
 
@@ -57,14 +67,16 @@ def loss_terms(
         teacher: Signals of the teacher.
         batch: The batch that both have seen.
         counts: Items of the whole optimizer step, ``[objectives]``; this batch's own if None.
+        used: The terms of other objectives are 0, and nothing is computed for them; None for all.
     """
+    numbers = [number for number, objective in enumerate(objectives) if used is None or objective in used]
     if counts is None:
         counts = torch.stack([objective.count(batch) for objective in objectives])
     counts = torch.where(counts > 0, counts, 1)  # no items: nothing is divided by zero
     terms: dict[int, Tensor] = {}
     losses: list[Tensor] = []
     if student.vocabulary is not None:
-        read = [number for number, objective in enumerate(objectives) if objective.student_needs.head]
+        read = [number for number in numbers if objectives[number].student_needs.head]
         item = student.vocabulary.item
         loss, values = vocabulary_terms(
             [objectives[number] for number in read],
@@ -75,11 +87,12 @@ def loss_terms(
         )
         losses.append(loss)
         terms |= zip(read, values, strict=True)
-    for number, objective in enumerate(objectives):
+    for number in numbers:
         if number not in terms:
-            terms[number] = objective(student, teacher, batch, counts[number])
+            terms[number] = objectives[number](student, teacher, batch, counts[number])
             losses.append(terms[number])
-    return torch.stack(losses).sum(), [terms[number] for number in range(len(objectives))]
+    loss = torch.stack(losses).sum()
+    return loss, [terms.get(number, loss.new_zeros(())) for number in range(len(objectives))]
 
 
 def forget_step(module: nn.Module) -> None:

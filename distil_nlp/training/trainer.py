@@ -27,7 +27,7 @@ from distil_nlp.training.checks import (
     refuse_non_finite,
     train_ends,
 )
-from distil_nlp.training.terms import forget_step, loss_terms, needs_of, needs_of_a_step
+from distil_nlp.training.terms import forget_step, in_use, loss_terms, needs_of, needs_of_a_step
 from distil_nlp.training.weighting import Weighting
 
 
@@ -145,13 +145,14 @@ class DistillationTrainer(BatchTrainer):
     ) -> Any:
         """The sum of the objectives' terms."""
         inputs = {name: value for name, value in inputs.items() if name != "skip_logits"}  # asked of Liger's models
-        student_needs, teacher_needs = self.needs[model.training and not return_outputs]
+        used, student_needs, teacher_needs = self._in_use(model.training and not return_outputs)
         headless = self.args.world_size > 1 and not student_needs.head
-        teacher = self.teacher(inputs, teacher_needs) if self.teacher else Signals()
+        asks = any(objective.uses_teacher for objective in used)
+        teacher = self.teacher(inputs, teacher_needs) if self.teacher and asks else Signals()
         student = capture(model, inputs, student_needs | Needs(logits=headless))
         if self.weighting is not None:
             self.weighting.apply_balances()
-        loss, terms = loss_terms(list(self._objectives()), student, teacher, inputs, num_items_in_batch)
+        loss, terms = loss_terms(list(self._objectives()), student, teacher, inputs, num_items_in_batch, used)
         if self.weighting is not None:
             of_a_step = model.training and num_items_in_batch is not None
             own = self.weighting(terms, student, 1 / self._micro_batches if of_a_step else 1.0)
@@ -162,6 +163,15 @@ class DistillationTrainer(BatchTrainer):
         if model.training:
             self._record(terms, loss)
         return (loss, student.output) if return_outputs else loss
+
+    def _in_use(self, of_a_step: bool) -> tuple[Sequence[Objective], Needs, Needs]:
+        """The objectives that count at present, and what is asked of student and teacher for them."""
+        objectives, (student, teacher) = list(self._objectives()), self.needs[of_a_step]
+        if self.weighting is not None:  # looks at all terms
+            return objectives, student, teacher
+        used = in_use(objectives)
+        asked = needs_of(used)
+        return used, student.limited_to(asked[0] | Needs(logits=not of_a_step)), teacher.limited_to(asked[1])
 
     def _record(self, terms: list[Tensor], loss: Tensor) -> None:
         values = torch.stack([term.detach() for term in terms])

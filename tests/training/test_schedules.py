@@ -116,6 +116,66 @@ def test_a_step_is_that_of_the_constant_value(tmp_path):
         torch.testing.assert_close(switching.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
 
 
+class Watched:
+    """A teacher that keeps what it is asked for, and at which step."""
+
+    def __init__(self, trainer):
+        self.trainer, self.teacher, self.asked = trainer, trainer.teacher, []
+
+    def __call__(self, batch, needs):
+        self.asked.append((self.trainer.state.global_step, needs))
+        return self.teacher(batch, needs)
+
+    def __getattr__(self, name):
+        return getattr(self.teacher, name)
+
+
+@pytest.mark.parametrize("item", ["example", "token"])  # of the latter, a step runs the vocabulary head by itself
+def test_nothing_is_computed_for_what_has_weight_0(tmp_path, item):
+    kl, features = LogitsKL(), HiddenStates()
+    trainer = adaptive_trainer(
+        tmp_path,
+        item=item,
+        terms=[TaskLoss(), kl, features],
+        max_steps=6,
+        callbacks=[
+            ScheduleCallback(features, "weight", Switch(at=0.3, before=1.0, after=0.0)),
+            ScheduleCallback(kl, "weight", Switch(at=0.6, before=1.0, after=0.0)),
+        ],
+    )
+    trainer.teacher = Watched(trainer)
+    trainer.train()
+    assert [(step, needs.head, bool(needs.hidden_states)) for step, needs in trainer.teacher.asked] == [
+        (0, True, True), (1, True, True), (2, True, False), (3, True, False)
+    ]  # fmt: skip
+    for log in logs_of(trainer):
+        assert log["loss"] == pytest.approx(log["task_loss"] + log["logits_kl"] + log["hidden_states"], rel=1e-6)
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] > 0
+    assert len(trainer.teacher.asked) == 4
+
+
+def test_objectives_at_weight_0_are_as_none(tmp_path):
+    terms = [TaskLoss(), LogitsKL(weight=0.0), HiddenStates(weight=0.0)]
+    trainer = adaptive_trainer(tmp_path, terms=terms, weight_decay=0.5)
+    before = {name: tensor.clone() for name, tensor in trainer._added.state_dict().items()}
+    plain = adaptive_trainer(tmp_path, terms=[TaskLoss()], weight_decay=0.5)
+    trainer.train()
+    plain.train()
+    for name, tensor in everything(plain).items():
+        assert torch.equal(everything(trainer)[name], tensor)
+    for name, tensor in before.items():
+        assert torch.equal(trainer._added.state_dict()[name], tensor)
+
+
+def test_weights_that_all_come_to_0_end_the_changes(tmp_path):
+    kl = LogitsKL()
+    schedule = ScheduleCallback(kl, "weight", Switch(at=0.5, before=1.0, after=0.0))
+    trainer = adaptive_trainer(tmp_path, terms=[kl], max_steps=4, callbacks=[schedule])
+    trainer.train()
+    assert [log["loss"] > 0 for log in logs_of(trainer)] == [True, True, False, False]
+    assert [log["grad_norm"] > 0 for log in logs_of(trainer)] == [True, True, False, False]
+
+
 def test_accumulation_is_one_big_batch(tmp_path):
     whole, parts = (
         scheduled(tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps)
