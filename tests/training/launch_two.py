@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from test_trainer import rows, seeded_trainer
 
-from distil_nlp.objectives import HiddenStates
+from distil_nlp.objectives import HiddenStates, TaskLoss
+from distil_nlp.training import ScheduleCallback, Switch
 
 
 class UnevenRows(torch.utils.data.Dataset):
@@ -24,13 +25,16 @@ class UnevenRows(torch.utils.data.Dataset):
 
 
 if __name__ == "__main__":
-    terms = [HiddenStates()] if sys.argv[2] == "features" else None
-    sys.argv[2] = sys.argv[2].replace("features", "example")
     folder, item, size, accumulation = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    terms = callbacks = None
+    if item == "features":  # the second step does without the head
+        item, terms = "example", [TaskLoss(), HiddenStates()]
+        callbacks = [ScheduleCallback(terms[0], "weight", Switch(at=0.5, before=1.0, after=0.0))]
     trainer = seeded_trainer(
         folder,
         item=item,
         terms=terms,
+        callbacks=callbacks,
         per_device_train_batch_size=size,
         gradient_accumulation_steps=accumulation,
         train_sampling_strategy="sequential",
