@@ -60,7 +60,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, output_dir: OutputDir =
     work.folder.check_start(work.recipe, resume=resume)
     if not all(work.folder.has(stage) for stage in planned(work)):
         _check(work)
-    work.folder.describe(work.recipe)
+    _describe(work)
     for stage in planned(work):
         if work.folder.has(stage):
             console.print(f"{stage:<10} done before")
@@ -79,7 +79,7 @@ def check(recipe: RecipeName, overrides: Overrides = None, output_dir: OutputDir
 def _alone(stage: str, text: str) -> Callable[..., None]:
     def command(recipe: RecipeName, overrides: Overrides = None, output_dir: OutputDir = None) -> None:
         work = _open(recipe, overrides, output_dir)
-        work.folder.describe(work.recipe)
+        _describe(work, stage)
         _stage(work, stage)
         if stage == "distill" and work.recipe.control:
             _stage(work, "control")
@@ -134,7 +134,7 @@ def list_(
 @app.command()
 def env() -> None:
     """Prints versions and hardware, for bug reports."""
-    from distil_nlp.run.folder import environment
+    from distil_nlp.run.environment import environment
 
     for key, value in environment(seed=0).items():
         if key != "seed":
@@ -160,6 +160,13 @@ def _quiet_libraries() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bar()
+
+
+def _describe(work: Run, stage: str | None = None) -> None:
+    from distil_nlp.run.disk import disk_explained
+
+    with disk_explained(work.folder.path):
+        work.say_aside(work.folder.describe(work.recipe, stage))
 
 
 def _check(work: Run) -> None:

@@ -12,6 +12,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+from huggingface_hub import HfApi
+
 from distil_nlp import Recipe
 from distil_nlp.build import Assembly
 from distil_nlp.build.assembly import Lesson
@@ -30,7 +32,7 @@ folder = options.output_dir or Path("runs") / recipe.name
 parts, run_folder = Assembly(recipe, progress=print), RunFolder(folder)
 arguments = parts.training_arguments(recipe.training, folder / "checkpoints")
 if arguments.process_index == 0:
-    run_folder.describe(recipe)
+    run_folder.describe(recipe, "distill")
 arguments.distributed_state.wait_for_everyone()
 
 # 2. The teacher, or the members of an ensemble, and the student that starts from the layers of the first.
@@ -77,6 +79,7 @@ if trainer.is_world_process_zero():
     metrics = parts.score(student, "validation")
     print(f"{folder / 'student'}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if options.push_to_hub:
-        student.push_to_hub(options.push_to_hub)
-        parts.tokenizer.push_to_hub(options.push_to_hub)
+        hub = HfApi()
+        hub.create_repo(options.push_to_hub, exist_ok=True)
+        hub.upload_folder(repo_id=options.push_to_hub, folder_path=folder / "student")
 trainer.accelerator.end_training()

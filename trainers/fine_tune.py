@@ -40,6 +40,7 @@ for name, member in to_train.items():
     trainer = parts.trainer(teacher, arguments=member.fine_tune, output_dir=checkpoints, seed=member.seed)
     if trainer.is_world_process_zero():
         run_folder.describe(recipe)  # notes the recipe; checkpoints of another one are dropped
+        run_folder.begin("teach", recipe)  # what students have learned of an earlier teacher is set aside
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
 

@@ -18,6 +18,7 @@ from distil_nlp.data.unlabelled import read_unlabelled
 from distil_nlp.errors import DataError
 
 logger = logging.getLogger(__name__)
+UNLABELLED = "unlabelled: "  # before the names of files of unlabelled text
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def load_task_data(task: Task, progress: Callable[[str], None] = logger.info) ->
     splits, files = {name: splits[name] for name in SPLITS}, {file.name: sha256_of(file) for file in raw.files}
     if settings.unlabelled is not None:
         splits["unlabelled"], others = read_unlabelled(task, splits, dropped, progress)
-        files |= {f"unlabelled: {file.name}": sha256_of(file) for file in others}
+        files |= {f"{UNLABELLED}{file.name}": sha256_of(file) for file in others}
     dropped = +dropped
     for reason, count in dropped.items():
         logger.info("Left out %d rows with %s.", count, reason)

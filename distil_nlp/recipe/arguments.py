@@ -17,6 +17,7 @@ from distil_nlp.recipe.yaml import KeyPath, Source
 _OWN = {
     "output_dir": "The run decides where its files go. Give --output-dir to the command.",
     "seed": "One seed is used for the whole run. Give 'seed' at the top level of the recipe.",
+    "save_only_model": "A run that was interrupted could not go on from such a checkpoint as if nothing had happened.",
     "resume_from_checkpoint": "The run finds its own last checkpoint. Give --resume to the command.",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,13 @@ def distill(run: Run) -> dict[str, Any]:
     rows, augmented = parts.student_rows(teacher, copies, run.folder.path)
     on_task = Lesson(teacher, guide, rows)
     *earlier, last = run.recipe.distillation
+    stages = {}
     for stage in earlier:
-        if not run.folder.has(stage.model):
-            run.folder.finish(stage.model, _timed(run, stage, student, parts, on_task))
+        stages[stage.model] = run.once(stage.model, partial(_timed, run, stage, student, parts, on_task))
         student = parts.trained(run.folder.model(stage.model))
-    result = _timed(run, last, student, parts, on_task)
     return {
-        **result,
-        "stages": run.take_results(stage.model for stage in earlier),
+        **run.once(last.model, partial(_timed, run, last, student, parts, on_task)),
+        "stages": stages,
         "augmented": augmented,
         "student_layers": student.config.get_text_config().num_hidden_layers,
         "teacher_layers": teacher.config.get_text_config().num_hidden_layers,

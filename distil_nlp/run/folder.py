@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.data.tasks import Outputs
 from distil_nlp.errors import DistilError, RecipeError
-from distil_nlp.evaluation.efficiency import available_threads
 from distil_nlp.recipe import Recipe
+from distil_nlp.run.changes import STAGES, differences, first_stage, made_by
+from distil_nlp.run.environment import environment
 from distil_nlp.students import merge_adapters
-
-STAGES = ("teach", "distill", "control", "evaluate", "export", "bench", "report")
-# The first stage whose result a section of the recipe decides, or a key of it.
-FIRST_STAGE = {
-    **dict.fromkeys(("task", "teacher", "seed"), "teach"),
-    **dict.fromkeys(("teacher.store", "teacher.quantization"), "distill"),
-    **dict.fromkeys((f"teacher.ensemble.{key}" for key in ("weights", "by_confidence", "average")), "distill"),
-    **dict.fromkeys(("student", "stages", "objectives", "weighting", "training"), "distill"),
-    **dict.fromkeys(("task.unlabelled", "task.augment"), "distill"),
-    "control": "control",
-    "evaluation": "evaluate",
-    "export": "export",
-    "bench": "bench",
-    "name": "report",
-}
-MODELS = {"student": "distill", "control_pretrained": "control", "control_same_start": "control"}  # beside teachers
-PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "onnx", "onnxruntime", "numpy")
 
 
 class RunFolder:
@@ -71,34 +52,53 @@ class RunFolder:
                 "There is a run in it already.",
                 "Add --resume to go on with it (finished stages are kept), or give another --output-dir.",
             )
-        if differing := _differences(earlier, recipe):
+        if differing := differences(earlier, recipe):
             raise RecipeError(
                 f"The run in {self.path} was to go on.",
                 f"It was started with another recipe; these differ: {', '.join(differing)}.",
                 "Go on with the same recipe and overrides, or give another --output-dir.",
             )
 
-    def describe(self, recipe: Recipe) -> None:
+    def describe(self, recipe: Recipe, stage: str | None = None) -> list[str]:
         """Writes the resolved recipe and the environment; what another recipe has left behind is forgotten.
 
         The folder is this process's own from then on, for as long as the object lives.
 
+        Args:
+            recipe: The recipe.
+            stage: The stage to be run alone, if any: finished stages before it must be of this recipe.
+
+        Returns:
+            What was set aside, by name.
+
         Raises:
-            RecipeError: if nothing can be written there, another process does, or what is there is of nobody knows
-                which recipe.
+            RecipeError: if nothing can be written there, another process does, what is there is of nobody knows
+                which recipe, or an earlier stage is of another one.
         """
         self._check_writable()
         earlier = self._earlier() or recipe
         self.path.mkdir(parents=True, exist_ok=True)
         self._hold()
-        if changed := _differences(earlier, recipe):
-            first = min(STAGES.index(_first_stage(key)) for key in changed)
-            self.forget_from(STAGES[first])
-            students = [stage.model for stage in earlier.distillation]
-            made = dict.fromkeys(earlier.teachers, "teach") | MODELS | dict.fromkeys(students, "distill")
-            self._set_aside(made, STAGES[first:])
+        aside: list[str] = []
+        if changed := differences(earlier, recipe):
+            first = min(STAGES.index(first_stage(key)) for key in changed)
+            self._check_before(stage, STAGES[first:], changed)
+            aside = self._outdate(STAGES[first:], made_by(earlier))
         recipe.save(self.path / "recipe.yaml")
         write_json(self.path / "environment.json", environment(recipe.seed))
+        return aside
+
+    def _check_before(self, stage: str | None, others: tuple[str, ...], changed: list[str]) -> None:
+        """Refuses a stage alone that would go on with what another recipe has made."""
+        before = STAGES[: STAGES.index(stage)] if stage else ()
+        done = [name for name in others if name in before and self.has(name)]
+        if done:
+            raise RecipeError(
+                f"The stage '{stage}' was to go on with the run in {self.path}.",
+                f"It was done up to there ({', '.join(done)}) with another recipe; these differ: {', '.join(changed)}.",
+                f"Give the recipe and overrides that it was done with (its recipe.yaml has them), begin with "
+                f"'distil-nlp {done[0]}', or give another --output-dir.",
+            )
 
     def _check_writable(self) -> None:
         """Looks at the folder, or at the nearest above it that there is."""
@@ -152,31 +152,68 @@ class RunFolder:
                 f"{self.path} has none.",
                 f"Run it first: distil-nlp {stage} RECIPE --output-dir {self.path}",
             )
-        found: dict[str, Any] = json.loads((self.path / "results" / f"{stage}.json").read_text(encoding="utf-8"))
+        path = self.path / "results" / f"{stage}.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # written whole, but a disk may have lost it since
+            raise DistilError(f"{path} was to be read.", f"It is damaged: {error}.", "Delete it.") from error
         return found
 
-    def finish(self, stage: str, result: dict[str, Any]) -> None:
-        """Records what a stage found out, which marks it finished."""
+    def finish(self, stage: str, result: dict[str, Any], parts: Iterable[str] = ()) -> None:
+        """Records what a stage found out, which marks it finished.
+
+        Args:
+            stage: The stage, or the part of one: the name of the model that it makes.
+            result: What it found out.
+            parts: Parts that were kept until now, and are in the result.
+        """
         write_json(self.path / "results" / f"{stage}.json", result)
+        for part in parts:
+            self._forget_part(part)
 
-    def forget(self, stage: str) -> None:
-        """Marks a stage as not finished."""
-        (self.path / "results" / f"{stage}.json").unlink(missing_ok=True)
+    def begin(self, stage: str, recipe: Recipe) -> list[str]:
+        """Marks a stage and all that follow it as not finished, and sets aside what these have made.
 
-    def forget_from(self, stage: str) -> None:
-        """Marks a stage and all that follow it as not finished: their results would not belong together."""
-        for later in STAGES[STAGES.index(stage) :]:
-            self.forget(later)
+        What an interrupted stage has left of its own parts stays: it goes on there.
 
-    def _set_aside(self, models: Mapping[str, str], stages: tuple[str, ...]) -> None:
-        """Keeps the models of another recipe, but not under the names by which stages find them."""
-        for name, stage in models.items():
-            if stage in stages:
-                shutil.rmtree(self.checkpoints / name, ignore_errors=True)
-                self.forget(name)
+        Returns:
+            What was set aside, by name.
+        """
+        made = made_by(recipe)
+        aside = self._outdate(STAGES[STAGES.index(stage) + 1 :], made)
+        if self.has(stage):  # to be done anew, from its beginning
+            for name in (name for name, of in made.items() if of == stage):
+                self._forget_part(name)
+        self.forget(stage)
+        return aside
+
+    def _outdate(self, stages: tuple[str, ...], made: Mapping[str, str]) -> list[str]:
+        """Forgets stages, the last one first, and keeps what they have made under names that no stage looks for."""
+        aside = []
+        for stage in reversed(stages):
+            self.forget(stage)
+            for name in (name for name, of in made.items() if of == stage):
+                self._forget_part(name)
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / f"{name}.outdated", ignore_errors=True)
                     os.replace(self.path / name, self.path / f"{name}.outdated")
+                    aside.append(name)
+        return aside
+
+    def forget(self, stage: str) -> None:
+        """Marks a stage, or a part of one, as not finished."""
+        (self.path / "results" / f"{stage}.json").unlink(missing_ok=True)
+
+    def _forget_part(self, name: str) -> None:
+        """Forgets a part's result, and how far its training had come."""
+        shutil.rmtree(self.checkpoints / name, ignore_errors=True)
+        self.forget(name)
+
+    def drop_checkpoints(self, name: str) -> None:
+        """Drops those of a training whose result is kept."""
+        shutil.rmtree(self.checkpoints / name, ignore_errors=True)
+        with suppress(OSError):  # another model's checkpoints are there
+            self.checkpoints.rmdir()
 
     def save_model(
         self,
@@ -211,7 +248,7 @@ class RunFolder:
         """
         folder = self.path / name
         if not (folder / "config.json").is_file():
-            stage = MODELS.get(name, "teach").replace("control", "distill")
+            stage = "distill" if name.startswith(("student", "control")) else "teach"
             raise DistilError(
                 f"The {name} of the run in {self.path} is needed.",
                 "It has not been saved there.",
@@ -246,50 +283,8 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """Versions, hardware, seed, and the commit of the working directory if it is a git checkout."""
-    git = shutil.which("git")
-    commit = ""
-    if git:
-        commit = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu_threads": available_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "seed": seed,
-        "git_commit": commit or None,
-        "distil_nlp": importlib.metadata.version("distil_nlp"),
-        **{package: _version(package) for package in PACKAGES},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _first_stage(key: str) -> str:
-    while key not in FIRST_STAGE:
-        key = key.rpartition(".")[0]
-    return FIRST_STAGE[key]
-
-
-def _differences(earlier: Recipe, recipe: Recipe) -> list[str]:
-    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict) or not value:
-            return {prefix: value}
-        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}".strip(".")).items()}
-
-    old, new = flat(earlier.model_dump(mode="json")), flat(recipe.model_dump(mode="json"))
-    missing = object()
-    changed = {key for key in old.keys() | new.keys() if old.get(key, missing) != new.get(key, missing)}
-    if list(earlier.stages) != list(recipe.stages):  # their order, too
-        changed.add("stages")
-    return sorted(changed)

@@ -10,7 +10,8 @@ from distil_nlp.evaluation.ledger import Ledger
 from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, LatencyRow, LayerMap, Row, Stage, WritingRow
 from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.recipe import Recipe
-from distil_nlp.run.folder import RunFolder, environment
+from distil_nlp.run.environment import environment
+from distil_nlp.run.folder import RunFolder
 
 # What transformers logs beside the loss and its terms; the last three with include_num_input_tokens_seen.
 NO_TERMS = {"loss", "grad_norm", "learning_rate", "epoch", "step"}

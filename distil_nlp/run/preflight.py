@@ -206,7 +206,7 @@ def refuse_weak_teacher(assembly: Assembly, teacher: PreTrainedModel | Teacher, 
     chosen = sorted(np.random.default_rng(assembly.recipe.seed).permutation(len(rows))[:TEACHER_ROWS].tolist())
     rows = rows.select(chosen)
     batches = assembly.batches(rows)
-    outputs = batches.outputs(assembly.forward(teacher), assembly.task.keep)
+    outputs = assembly.outputs_on(batches, teacher)
     weakness = assembly.task.weakness(outputs, rows)
     if weakness is not None:
         raise ModelError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,15 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from distil_nlp.build import Assembly
 from distil_nlp.build.teaching import quantized
+from distil_nlp.data.load import UNLABELLED
+from distil_nlp.errors import DataError
 from distil_nlp.evaluation.bootstrap import metric_interval, paired_bootstrap
 from distil_nlp.evaluation.metrics import METRICS
-from distil_nlp.evaluation.quality import Array, Batch, PaddedBatches
+from distil_nlp.evaluation.quality import PaddedBatches
 from distil_nlp.recipe import Recipe
 from distil_nlp.run.folder import RunFolder
+
+LEARNING = ("teach", "distill")  # stages whose models others go on with
 
 
 class Run:
@@ -54,10 +58,10 @@ class Run:
         parts = self.parts_of(name)
         return parts.batches(parts.rows["test"], description)
 
-    def record(self, name: str, forward: Callable[[Batch], Mapping[str, Array]]) -> None:
+    def record(self, name: str, model: Any) -> None:
         """Runs an artefact on the test rows, and keeps what scoring needs of its outputs."""
         batches = self.evaluation_batches(name, f"Evaluating {name}")
-        self.folder.save_outputs(name, batches.outputs(forward, self.parts.task.keep))
+        self.folder.save_outputs(name, self.parts_of(name).outputs_on(batches, model))
 
     def save_model(self, name: str, model: PreTrainedModel, parts: Assembly) -> None:
         """Saves a checkpoint of the run, with the tokenizer of its parts and what else the task puts beside it."""
@@ -72,12 +76,48 @@ class Run:
         """What :meth:`saved` gives, teachers as they teach: quantized, where the recipe says so."""
         return quantized(self.recipe, self.saved(name))
 
-    def take_results(self, names: Iterable[str]) -> dict[str, Any]:
-        """What the parts of a stage have found out, by name, no longer kept apart."""
-        results = {name: self.folder.result(name) for name in names}
-        for name in results:
-            self.folder.forget(name)
-        return results
+    def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a part of a stage finds out, which makes one model; where a run was interrupted after it, what it did.
+
+        Its checkpoints go when its result is kept.
+        """
+        if not self.folder.has(name):
+            self.folder.finish(name, make())
+        self.folder.drop_checkpoints(name)
+        return self.folder.result(name)
+
+    def say_aside(self, names: Iterable[str]) -> None:
+        """Says what has been set aside."""
+        for name in names:
+            self.progress(f"set aside: {name} is now {name}.outdated")
+
+    def data_of(self, stage: str) -> dict[str, Any]:
+        """The files that a stage has learned from, with their sha256, for its result."""
+        return {"data": self._files(stage)} if stage in LEARNING else {}
+
+    def check_data(self, stage: str) -> None:
+        """Refuses to go on with models that were trained on other data.
+
+        Raises:
+            DataError: naming a file.
+        """
+        for earlier in LEARNING if stage != "bench" else ():  # reads no data
+            if earlier == stage:
+                return
+            if not self.folder.has(earlier):
+                continue
+            now, known = self._files(earlier), self.folder.result(earlier).get("data")
+            if known is not None and known != now:
+                different = [name for name in {**known, **now} if known.get(name) != now.get(name)]
+                raise DataError(
+                    f"The stage '{stage}' was to go on with what '{earlier}' has made in {self.folder.path}.",
+                    f"The data has changed since: {', '.join(different)}.",
+                    f"Put it back as it was, begin with 'distil-nlp {earlier}', or give another --output-dir.",
+                )
+
+    def _files(self, stage: str) -> dict[str, str]:
+        files = self.parts.data.summary.sha256
+        return {name: sha for name, sha in files.items() if stage != "teach" or not name.startswith(UNLABELLED)}
 
     def scores(self, name: str) -> dict[str, Any]:
         """Metrics of an artefact whose outputs on the test rows are known, and the headline's interval."""

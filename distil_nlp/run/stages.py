@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
-from distil_nlp.errors import DistilError, TrainingError
+from distil_nlp.build import Assembly
+from distil_nlp.errors import DistilError, ModelError
 from distil_nlp.evaluation.artefacts import Artefact, OnnxArtefact, PyTorchArtefact
 from distil_nlp.evaluation.efficiency import (
     LatencyProtocol,
@@ -30,6 +27,8 @@ from distil_nlp.evaluation.writing_speed import writing_table
 from distil_nlp.export import check_metric_drop, export_onnx, find_graphs, open_onnx
 from distil_nlp.report.html import ledger_svg, render_html
 from distil_nlp.run import Run
+from distil_nlp.run.changes import made_by
+from distil_nlp.run.disk import disk_explained
 from distil_nlp.run.distill import distill, steps_on_the_task
 from distil_nlp.run.ledger import ledger_of
 from distil_nlp.run.preflight import refuse_weak_members, refuse_weak_teacher
@@ -37,7 +36,6 @@ from distil_nlp.run.training import train
 from distil_nlp.weights import is_quantized
 
 SAMPLES = 4  # batches for the parity check of an export
-TORN = ("file write failed", "unexpected pos", "iostream error")  # what torch.save says on a full disk, among others
 
 
 def planned(run: Run) -> list[str]:
@@ -53,23 +51,28 @@ def run_stage(run: Run, name: str) -> None:
     Raises:
         DistilError: for whatever the user can mend; finished stages and checkpoints are kept.
     """
-    run.folder.forget_from(name)
+    run.check_data(name)
+    run.say_aside(run.folder.begin(name, run.recipe))
     started = time.perf_counter()
-    with _full_disk_explained(run.folder.path):
-        result = STAGES[name](run)
-        run.folder.finish(name, {"seconds": time.perf_counter() - started, **result})
+    with disk_explained(run.folder.path):
+        result = {**STAGES[name](run), **run.data_of(name)}
+        parts = [part for part, stage in made_by(run.recipe).items() if stage == name]
+        run.folder.finish(name, {"seconds": time.perf_counter() - started, **result}, parts)
 
 
 def teach(run: Run) -> dict[str, Any]:
     """Fine-tunes the teachers, or takes them as they are, and refuses those that have learned nothing."""
+    teachers = {}
     for name in run.recipe.teachers:
-        if not run.folder.has(name):  # or else the stage was interrupted after it
-            result = _taught(run, name)
+        teachers[name] = run.once(name, partial(_taught, run, name))
+        try:
             refuse_weak_members(run.parts, run.models(name))
-            run.folder.finish(name, result)
+        except ModelError:
+            run.folder.forget(name)  # what it lacks is not to be found out again only
+            raise
     if run.recipe.teacher.ensemble is not None:
         refuse_weak_teacher(run.parts, run.parts.guide(run.models("teacher")))
-    return {"teachers": run.take_results(run.recipe.teachers)}
+    return {"teachers": teachers}
 
 
 def control(run: Run) -> dict[str, Any]:
@@ -80,12 +83,7 @@ def control(run: Run) -> dict[str, Any]:
     parts = run.parts_of("student")
     [first, *_] = run.recipe.teachers
     teacher = parts.trimmed(parts.load_saved(run.folder.model(first)))
-    arguments = {**run.recipe.training, "max_steps": steps_on_the_task(run)}
-    for name in run.controls:
-        if not run.folder.has(name):  # or else the stage was interrupted after it
-            model = parts.control(name.removeprefix("control_"), teacher)
-            run.folder.finish(name, train(run, name, model, parts, arguments=arguments))
-    return {"controls": run.take_results(run.controls)}
+    return {"controls": {name: run.once(name, partial(_control, run, name, parts, teacher)) for name in run.controls}}
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -95,7 +93,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     members = run.recipe.teachers if run.recipe.teacher.ensemble else ()
     for name in ("teacher", *members, "student", *controls):
         models = run.models(name)
-        run.record(name, run.parts_of(name).forward(run.parts.guide(models)))
+        run.record(name, run.parts.guide(models))
         quantized_mb = sum(map(weights_mb, models.values())) if any(map(is_quantized, models.values())) else None
         artefacts[name] = {
             **run.scores(name),
@@ -125,7 +123,7 @@ def export(run: Run) -> dict[str, Any]:
     for name, graphs in (("onnx", exported.onnx), ("onnx_int8", exported.onnx_int8)):
         if graphs is None:
             continue
-        run.record(name, run.parts_of(name).forward(open_onnx(graphs)))
+        run.record(name, open_onnx(graphs))
         artefacts[name] = {**run.scores(name), "parameters": student["parameters"], "size_mb": graphs.size_mb}
     if exported.onnx_int8 is not None:
         before, after = (scores["metrics"][metric] for scores in (student, artefacts["onnx_int8"]))
@@ -221,19 +219,6 @@ def _taught(run: Run, name: str) -> dict[str, Any]:
     return {"parameters": None, "log_history": []}
 
 
-@contextmanager
-def _full_disk_explained(folder: Path) -> Iterator[None]:
-    """Says what to do about a full disk, whichever library ran into it."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        at = folder if folder.exists() else folder.parent
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        torn = any(words in str(error) for words in TORN) and shutil.disk_usage(at).free < 2**20
-        if not (full or torn):
-            raise
-        raise TrainingError(
-            f"A file was to be written to {folder}.",
-            f"The disk is full ({shutil.disk_usage(at).free / 1e6:.0f} MB free).",
-            "Free some space and start again (a whole run with --resume): finished stages and checkpoints are kept.",
-        ) from error
+def _control(run: Run, name: str, parts: Assembly, teacher: PreTrainedModel) -> dict[str, Any]:
+    model = parts.control(name.removeprefix("control_"), teacher)
+    return train(run, name, model, parts, arguments={**run.recipe.training, "max_steps": steps_on_the_task(run)})

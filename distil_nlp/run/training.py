@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
 from typing import Any
 
 from transformers import PreTrainedModel, set_seed
@@ -17,7 +15,7 @@ from distil_nlp.run import Run
 def train(
     run: Run, name: str, model: PreTrainedModel, parts: Assembly, *, arguments: dict[str, Any], **trainer: Any
 ) -> dict[str, Any]:
-    """Trains a model from its newest checkpoint, if there is one, saves it, and only then drops its checkpoints.
+    """Trains a model from its newest checkpoint, if there is one, and saves it.
 
     Args:
         run: The run.
@@ -40,9 +38,6 @@ def train(
     training.train(resume_from_checkpoint=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     run.save_model(name, model, parts)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    with suppress(OSError):  # another model's checkpoints are there
-        checkpoints.parent.rmdir()
     return {
         "parameters": trained,
         "size_mb": size_mb(run.folder.model(name)),

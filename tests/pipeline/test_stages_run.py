@@ -318,13 +318,18 @@ def test_the_script_goes_through_the_stages_and_on_where_it_was(run: Finished, c
     shutil.copytree(folder / "teacher", tmp_path / "run" / "teacher")
     shutil.copy(folder / "recipe.yaml", tmp_path / "run")
     steps: dict[str, int] = {}
+    hub: list[dict[str, Any]] = []
+    arguments = ["distill.py", str(recipe), "--output-dir", str(tmp_path / "run"), "--push-to-hub", "me/small"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["distill.py", str(recipe), "--output-dir", str(tmp_path / "run")])
+        patch.setattr("sys.argv", arguments)
+        patch.setattr("huggingface_hub.HfApi.create_repo", lambda self, repo_id, exist_ok: None)
+        patch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **given: hub.append(given))
         watch(patch, lambda name, *_: steps.update({name: steps.get(name, 0) + 1}))
         runpy.run_path(str(script), run_name="__main__")
         assert steps == STEPS
         runpy.run_path(str(script), run_name="__main__")
     assert steps == STEPS | {"student": 2 * STEPS["student"]}
+    assert hub == 2 * [{"repo_id": "me/small", "folder_path": tmp_path / "run" / "student"}]
     first, second = weights(tmp_path / "run" / "student_general"), weights(tmp_path / "run" / "student")
     assert not torch.equal(first[EMBEDDINGS], second[EMBEDDINGS])
     assert not (tmp_path / "run" / "checkpoints" / "student").exists()

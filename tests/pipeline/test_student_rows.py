@@ -15,7 +15,7 @@ from tiny_run import FILLERS, TRAINING, Case, build_tokenizer, command, save_che
 from distil_nlp.build import Assembly
 from distil_nlp.objectives import TaskLoss
 from distil_nlp.recipe import Recipe
-from distil_nlp.run.folder import FIRST_STAGE, _first_stage
+from distil_nlp.run.changes import FIRST_STAGE, first_stage
 from distil_nlp.training import DistillationTrainer
 
 Finished = tuple[Path, str, dict[str, list[Any]]]
@@ -135,8 +135,8 @@ def test_a_later_process_sees_the_same_rows(run: Finished, tmp_path: Path) -> No
 
 
 def test_other_copies_need_no_other_teacher() -> None:
-    assert _first_stage("task.augment.copies") == _first_stage("task.unlabelled.dataset") == "distill"
-    assert _first_stage("task.max_length") == FIRST_STAGE["task"] == "teach"
+    assert first_stage("task.augment.copies") == first_stage("task.unlabelled.dataset") == "distill"
+    assert first_stage("task.max_length") == FIRST_STAGE["task"] == "teach"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_each_model_is_scored_as_transformers_alone_would(run: tuple[Path, Outco
         logits = logits_of(folder / "run" / name, texts)
         assert scores[name]["metrics"]["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == truth))
         with np.load(folder / "run" / "results" / "outputs" / f"{name}.npz") as kept:
-            np.testing.assert_allclose(kept["values"], logits, atol=1e-5)
+            assert kept["values"].tolist() == logits.argmax(1).tolist()
     assert scores["onnx"]["metrics"] == scores["student"]["metrics"]
     assert scores["student"]["parameters"] < scores["teacher"]["parameters"]
     assert scores["student"]["latency_ms"]["p50"] > 0
