@@ -68,7 +68,11 @@ class DistillationTrainer(BatchTrainer):
         **kwargs: Any,
     ) -> None:
         check_models(model, teacher, kwargs.get("model_init"))
+        config: Any = getattr(model, "config", None)
+        cached = getattr(config, "use_cache", None)
         super().__init__(model=model, **kwargs)
+        if cached is not None:  # transformers has set it to what training needs, and would save it so
+            config.use_cache = cached
         self.eval_collator = eval_collator
         self.teacher = None if teacher is None else as_teacher(teacher)
         check_arguments(self)

@@ -216,3 +216,22 @@ def test_ligers_models_are_asked_for_logits_when_evaluated(tmp_path):
     trainer = trainer_of(tmp_path, [TaskLoss(), LogitsKL()], student=student)
     trainer.args.use_liger_kernel = True
     assert math.isfinite(trainer.evaluate(rows())["eval_loss"])
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_student_keeps_its_cache(tmp_path, cached):
+    """Of keys and values; transformers' Trainer switches it off in the configuration, and saves that."""
+    student = tiny_model("gpt2", "next_token", seed=1, num_hidden_layers=2, use_cache=cached)
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=tiny_model("gpt2", "next_token", seed=2),
+        objectives=[TaskLoss(), LogitsKL()],
+        args=few_steps(tmp_path, max_steps=1),
+        train_dataset=rows("token"),
+        data_collator=collate,
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "student")
+    again = type(student).from_pretrained(tmp_path / "student").eval()
+    assert again.config.use_cache == cached
+    assert (again(input_ids=torch.ones(1, 3, dtype=torch.long)).past_key_values is not None) == cached
