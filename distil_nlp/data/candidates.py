@@ -109,16 +109,17 @@ class Neighbours:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, embeddings: Tensor, *, count: int) -> None:
         self.vocabulary, self.count = WordVocabulary(tokenizer, len(embeddings)), count
         self._directions = F.normalize(embeddings.detach().float().cpu(), dim=-1)  # [vocab, width]
+        self._others = self._directions[self.vocabulary.numbers]  # [tokens, width]
         self._found: dict[str, list[str]] = {}
 
     def __call__(self, texts: Sequence[Words]) -> list[Candidates]:
         """The nearest words, in the case of the word that they replace."""
         wanted = {word for text in texts for word in text if word.isalpha()} - self._found.keys()
         ids = self.vocabulary.ids(sorted(wanted))
-        words, others = list(ids), self._directions[self.vocabulary.numbers]
+        words = list(ids)
         for start in range(0, len(words), 256):
             chunk = words[start : start + 256]
-            cosines = self._directions[[ids[word] for word in chunk]] @ others.t()  # [words, tokens]
+            cosines = self._directions[[ids[word] for word in chunk]] @ self._others.t()  # [words, tokens]
             self._found |= zip(chunk, self.vocabulary.best(cosines, chunk, self.count), strict=True)
         self._found |= {word: [] for word in wanted - ids.keys()}
         return [[self._found.get(word, []) for word in text] for text in texts]
@@ -173,7 +174,7 @@ class MaskedWords:
             longest = len(asked[-1][0])
             size = max(1, _LOGITS // (longest * self.model.config.get_text_config().vocab_size))
             batch, asked = asked[-size:], asked[:-size]
-            words = [list(texts[number])[word] for _, _, number, word in batch]
+            words = [texts[number][word] for _, _, number, word in batch]
             logits = self._at_masks([ids for ids, *_ in batch], [place for _, place, *_ in batch])
             best = self.vocabulary.best(logits[:, self.vocabulary.numbers], words, self.count)
             for (_, _, number, word), candidates in zip(batch, best, strict=True):
@@ -182,7 +183,10 @@ class MaskedWords:
 
     def _single_tokens(self, text: Words, ids: list[int], offsets: list[tuple[int, int]]) -> Iterable[tuple[int, int]]:
         """Words that are one token: their number, and the token's place."""
+        beyond = max((last for _, last in offsets), default=0)
         for number, (word, (start, end)) in enumerate(zip(text, text.spans, strict=True)):
+            if start >= beyond:
+                return
             places = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
             if word.isalpha() and len(places) == 1 and ids[places[0]] in self.vocabulary.words:
                 yield number, places[0]

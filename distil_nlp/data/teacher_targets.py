@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 Tokens = list[int]
+Targets = dict[int, NDArray[np.int32]]  # by row, ``[tokens]``
 
 
 class TargetFile:
@@ -31,14 +33,19 @@ class TargetFile:
         self.path, self.decode = path, decode
         self._first = {"belongs_to": belongs_to}
 
-    def read(self) -> dict[int, Tokens]:
-        """The targets that are there, by row; the file is then ready to be added to."""
-        lines, size = self._whole_lines()
-        if lines and lines[0] == self._first:
-            os.truncate(self.path, size)
-            return {line["row"]: line["tokens"] for line in lines[1:]}
+    def read(self) -> Targets:
+        """The targets that are there; the file is then ready to be added to."""
+        lines = self._whole_lines()
+        first, end = next(lines, (None, 0))
+        if first == self._first:
+            targets: Targets = {}
+            for line, end in lines:  # noqa: B007 - the last line's is wanted
+                targets[line["row"]] = np.array(line["tokens"], dtype=np.int32)
+            os.truncate(self.path, end)
+            return targets
+        lines.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if lines:
+        if end:
             os.replace(self.path, self.path.with_suffix(f".outdated{self.path.suffix}"))
         self.path.write_text(json.dumps(self._first) + "\n", encoding="utf-8")
         return {}
@@ -52,22 +59,21 @@ class TargetFile:
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
 
-    def _whole_lines(self) -> tuple[list[Any], int]:
-        """The lines up to one that was not finished, and their bytes."""
-        lines: list[Any] = []
-        size = 0
-        if self.path.is_file():
-            with self.path.open("rb") as file:
-                for line in file:
-                    try:
-                        lines.append(json.loads(line))
-                    except ValueError:
-                        break
-                    if not line.endswith(b"\n"):
-                        lines.pop()
-                        break
-                    size += len(line)
-        return lines, size
+    def _whole_lines(self) -> Generator[tuple[Any, int]]:
+        """The lines up to one that was not finished, and where each ends in the file."""
+        if not self.path.is_file():
+            return
+        end = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                try:
+                    said = json.loads(line)
+                except ValueError:
+                    return
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                yield said, end
 
 
 def with_teacher_targets(
@@ -102,6 +108,6 @@ def with_teacher_targets(
         chosen = waiting[start : start + batch_size]
         made = dict(zip(chosen, write(collator([rows[row] for row in chosen])), strict=True))
         file.add(made)
-        targets |= made
+        targets |= {row: np.array(tokens, dtype=np.int32) for row, tokens in made.items()}
     labels = [targets[row] for row in range(len(rows))]
-    return rows.remove_columns("labels").add_column("labels", labels)
+    return rows.remove_columns("labels").add_column("labels", labels, feature=rows.features["labels"])

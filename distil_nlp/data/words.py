@@ -41,6 +41,10 @@ class Words:
     def __len__(self) -> int:
         return len(self.spans)
 
+    def __getitem__(self, place: int) -> str:
+        start, end = self.spans[place]
+        return self.text[start:end]
+
     def __iter__(self) -> Iterator[str]:
         return (self.text[start:end] for start, end in self.spans)
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 from transformers.utils import logging
 
 from distil_nlp.checksums import crc32_of
-from distil_nlp.errors import TrainingError
+from distil_nlp.errors import TrainingError, first_line
 
 logger = logging.get_logger(__name__)
 
@@ -28,6 +29,7 @@ Row = Mapping[str, Array]
 
 SHARD_BYTES = 64 * 2**20  # rows wait in memory until there are so many bytes of them,
 SHARD_SECONDS = 30.0  # or so much time has gone by
+LOOK_SECONDS = 1.0  # a folder that seems to be as it was is looked through no more often
 ABANDONED_SECONDS = 3600.0  # a file that nobody finished is deleted after so much time
 KEYS, COUNTS = "keys", ".counts"
 _NUMPY = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I8": "i1", "U8": "u1", "BOOL": "?"}
@@ -40,12 +42,15 @@ class OutputStore:
     Rows are appended in shards, each a safetensors file with the CRC-32 of its content in its name. It gets that name
     when all of it is on disk, so that a crash, a full disk or SIGKILL loses the unfinished shard and nothing else. A
     shard is read through memory mapping, and checked against its name before its first row is given; the rows of one
-    that is damaged count as not stored. Any number of processes may read and write at once: a shard has one writer,
-    and never changes.
+    that is damaged count as not stored. A shard that cannot be read at the moment is not damaged: that is an error. Any
+    number of processes may read and write at once: a shard has one writer, and never changes.
 
     Args:
         folder: Where shards lie; made if it is not there.
         rank: Of this process, for the names of its shards.
+
+    Raises:
+        TrainingError: if a shard cannot be read, here and wherever shards are.
     """
 
     def __init__(self, folder: Path, *, rank: int = 0) -> None:
@@ -56,7 +61,8 @@ class OutputStore:
         self._index: dict[bytes, tuple[_Shard, int]] = {}
         self._pending: dict[bytes, Row] = {}
         self._pending_bytes = self._written = 0
-        self._oldest = 0.0
+        self._oldest = self._looked = 0.0
+        self._changed: int | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._delete_abandoned()
         self.refresh()
@@ -114,10 +120,21 @@ class OutputStore:
         self._open(name, checked=True)
 
     def refresh(self) -> None:
-        """Looks for shards that have been written since, by other processes too."""
-        for name in sorted(os.listdir(self.folder)):
-            if name not in self._shards and name not in self._damaged and _SHARD.fullmatch(name):
+        """Looks for shards that have been written since, by other processes too.
+
+        What was written in the same tick of the file system's clock as what was there is found a second later.
+        """
+        try:
+            changed = self.folder.stat().st_mtime_ns
+            if changed == self._changed and time.monotonic() - self._looked < LOOK_SECONDS:
+                return
+            names = set(os.listdir(self.folder))
+        except OSError as error:
+            raise _unreadable(self.folder, error) from error
+        for name in sorted(names - self._shards.keys() - self._damaged):
+            if _SHARD.fullmatch(name):
                 self._open(name)
+        self._changed, self._looked = changed, time.monotonic()
 
     def _open(self, name: str, *, checked: bool = False) -> None:
         try:
@@ -125,7 +142,9 @@ class OutputStore:
             self._index_rows(shard)
         except FileNotFoundError:  # set aside by another process
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise _unreadable(self.folder / name, error) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._set_aside(name, f"{type(error).__name__}: {error}")
             return
         self._shards[name] = shard
@@ -148,8 +167,8 @@ class OutputStore:
             os.replace(self.folder / name, self.folder / f"{name}.damaged")
 
     def _delete_abandoned(self) -> None:
-        for path in self.folder.glob(".*.partial"):
-            with suppress(OSError):  # another process has done it
+        with suppress(OSError):  # another process has done it, or the next one will
+            for path in self.folder.glob(".*.partial"):
                 if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                     path.unlink()
 
@@ -159,8 +178,8 @@ class _Shard:
 
     def __init__(self, path: Path, *, checked: bool) -> None:
         self.path, self._sound = path, True if checked else None
-        self.num_bytes = path.stat().st_size
-        data: Array = np.memmap(path, mode="r", dtype=np.uint8)
+        data = _mapped(path)
+        self.num_bytes = len(data)
         start = 8 + int.from_bytes(data[:8].tobytes(), "little")
         header = json.loads(data[8:start].tobytes())
         header.pop("__metadata__", None)
@@ -176,13 +195,19 @@ class _Shard:
         return [key.tobytes() for key in self.arrays[KEYS]]
 
     def sound(self) -> bool:
-        """Whether the content is the one that the name tells of; looked at once."""
+        """Whether the content is the one that the name tells of; looked at once.
+
+        Raises:
+            TrainingError: if the file is there, and cannot be read.
+        """
         if self._sound is None:
             match = _SHARD.fullmatch(self.path.name)
             try:
                 self._sound = match is not None and crc32_of(self.path) == int(match[1], 16)
-            except OSError:
+            except FileNotFoundError:
                 self._sound = False
+            except OSError as error:
+                raise _unreadable(self.path, error) from error
         return self._sound
 
     def rows_of(self, name: str, number: int) -> Array:
@@ -209,6 +234,27 @@ class _StoredRow(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _mapped(path: Path) -> Array:
+    """A file's bytes, ``[size]``, memory-mapped; numpy's own way keeps a file descriptor for each file."""
+    size = path.stat().st_size
+    try:
+        content: Array = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    except RuntimeError as error:  # which system error it is, only its text says
+        path.stat()  # whether the file has gone
+        raise OSError(first_line(error)) from error
+    content.flags.writeable = False
+    return content
+
+
+def _unreadable(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"A teacher's stored outputs were to be read from {path}.",
+        f"It cannot be read now: {error}.",
+        "Remove the cause (for too many open files a higher `ulimit -n`; the rights of the file; memory; the disk) and "
+        "go on: what is stored is kept.",
+    )
 
 
 def row_bytes(row: Row) -> int:

@@ -285,4 +285,4 @@ def test_a_file_that_was_hardly_begun(tmp_path: Path, left: str) -> None:
     file = TargetFile(path, belongs_to="mine", decode=str)
     assert file.read() == {}
     file.add({3: [1, 2]})
-    assert file.read() == {3: [1, 2]}
+    assert {row: tokens.tolist() for row, tokens in file.read().items()} == {3: [1, 2]}
