@@ -55,6 +55,32 @@ def encode_label_lists(
     return encoded, Sequence(ClassLabel(names=names))
 
 
+def refuse_ones_and_zeros(
+    lists: Mapping[str, list[list[int] | None]], splits: Mapping[str, Dataset], column: str
+) -> None:
+    """Lists of 0 and 1, one for each label there is, would be read as the two labels 0 and 1.
+
+    Args:
+        lists: The ids of each row by split, as :func:`encode_label_lists` gives them.
+        splits: The rows, by split.
+        column: The label column.
+
+    Raises:
+        DataError: A list repeats a label, or all training rows have the same ones.
+    """
+    rows = [(name, row, labels) for name, found in lists.items() for row, labels in enumerate(found) if labels]
+    repeated = next(((name, row) for name, row, labels in rows if len(set(labels)) < len(labels)), None)
+    kinds = {frozenset(labels) for labels in lists["train"] if labels is not None}
+    if repeated is not None or (len(kinds) == 1 and all(kinds)):
+        name, row = repeated or next((name, row) for name, row, _ in rows if name == "train")
+        what = "repeats one" if repeated else "all training rows have, in one order or another"
+        raise DataError(
+            f"The column '{column}' does not hold the labels that a row has.",
+            f"Row {row + 1} of {name} has {splits[name][row][column]!r}, which {what}.",
+            "List the labels of each row, each once, rather than a 0 or 1 for every label there is.",
+        )
+
+
 def _names_in_lists(rows: Dataset, column: str) -> list[str] | None:
     return class_names(getattr(rows.features[column], "feature", None))
 

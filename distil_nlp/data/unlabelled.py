@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from distil_nlp.data.batches import ROWS
 from distil_nlp.data.read import read
 from distil_nlp.data.split import content_key, unknown_rows
 from distil_nlp.data.tasks import Task
@@ -95,15 +97,21 @@ def held_out(task: Task, splits: Mapping[str, Dataset]) -> dict[str, set[bytes]]
     return {HELD_OUT: {key for name in ("validation", "test") for key in known_keys(task, splits[name])}}
 
 
-def keys_of(task: Task, rows: Dataset) -> list[bytes]:
-    """The key of each row's texts; a text that is missing is passed over."""
-    return [content_key(*filter(None, texts)) for texts in task.texts(rows)]
+def keys_of(task: Task, rows: Dataset) -> Iterator[bytes]:
+    """The key of each row's texts, which are read a batch at a time; a text that is missing is passed over."""
+    for start in range(0, len(rows), ROWS):
+        yield from map(_key, task.texts(rows.select(range(start, min(start + ROWS, len(rows))))))
 
 
 def known_keys(task: Task, rows: Dataset) -> set[bytes]:
     """The keys of rows, and of each of their texts where rows without labels have one alone."""
-    alone = task.texts(rows) if len(task.text_columns) == 1 else []
-    return {*keys_of(task, rows), *(content_key(text) for texts in alone for text in texts)}
+    found = task.texts(rows)
+    several = (texts for texts in found if len(texts) > 1) if len(task.text_columns) == 1 else ()
+    return {_key(texts) for texts in chain(found, ((text,) for texts in several for text in texts))}
+
+
+def _key(texts: tuple[str, ...]) -> bytes:
+    return content_key(*filter(None, texts))
 
 
 def like(rows: Dataset, labelled: Dataset) -> Dataset:

@@ -13,6 +13,7 @@ from datasets import Dataset, Value
 from numpy.typing import NDArray
 from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from distil_nlp.data.batches import map_texts
 from distil_nlp.data.collate import OnlyColumns
 from distil_nlp.data.embedding import Embedding, embedding_files, read_embedding
 from distil_nlp.data.label_lists import numbers
@@ -129,14 +130,7 @@ class FeatureExtraction(Task):
 
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """``input_ids``, ``attention_mask`` and the like for each text, cut at ``max_length``, and its ``example``."""
-        return rows.map(
-            _encode,
-            batched=True,
-            with_indices=True,
-            fn_kwargs={"tokenizer": tokenizer, "max_length": self.settings.max_length},
-            remove_columns=rows.column_names,
-            desc="Tokenizing",
-        )
+        return map_texts(rows, _encode, with_indices=True, tokenizer=tokenizer, max_length=self.settings.max_length)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> Any:
         """Pads each batch to its longest row."""

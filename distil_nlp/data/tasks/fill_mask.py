@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from distil_nlp.data.align import check_fast
+from distil_nlp.data.batches import list_batches, map_texts
 from distil_nlp.data.collate import PadTokenLabels, Row
 from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import IGNORED, TASKS, Array
@@ -62,20 +63,15 @@ class FillMask(LanguageModeling):
         if self.settings.whole_words:
             check_fast(tokenizer, _ASKED)
             _check_words(tokenizer)
-        collator = self.collator(tokenizer, train=False)
-        encoded = rows.map(
+        return map_texts(
+            rows,
             _encode,
-            batched=True,
-            fn_kwargs={
-                "tokenizer": tokenizer,
-                "max_length": self.settings.max_length,
-                "pack": self.settings.pack,
-                "whole_words": self.settings.whole_words,
-            },
-            remove_columns=rows.column_names,
-            desc="Tokenizing",
+            tokenizer=tokenizer,
+            max_length=self.settings.max_length,
+            pack=self.settings.pack,
+            whole_words=self.settings.whole_words,
+            collator=self.collator(tokenizer, train=False),
         )
-        return encoded.map(_count_hidden, fn_kwargs={"collator": collator}, desc="Masking")
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> MaskTokens:
         """Hides tokens and pads."""
@@ -92,8 +88,9 @@ class FillMask(LanguageModeling):
 
     def targets(self, rows: Dataset) -> list[Array]:
         """All tokens that could be hidden."""
-        pairs = zip(rows["input_ids"][:], rows["special_tokens_mask"][:], strict=True)
-        return [np.array(ids)[np.array(special) == 0] for ids, special in pairs]
+        columns = (list_batches(rows, name) for name in ("input_ids", "special_tokens_mask"))
+        pairs = zip(*columns, strict=True)
+        return [row for ids, special in pairs for row in ids.where(special.values == 0).by_row()]
 
 
 class MaskTokens:
@@ -139,10 +136,6 @@ class MaskTokens:
         return hidden[0], labels[0]
 
 
-def _count_hidden(row: dict[str, Any], collator: MaskTokens) -> dict[str, int]:
-    return {"hidden": int((collator.hide(row)[1] != IGNORED).sum())}
-
-
 def _check_words(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses a tokenizer that does not cut a text into words before anything else: whole texts would be hidden."""
     if len({*tokenizer("a a", add_special_tokens=False).word_ids()}) < 2:
@@ -154,7 +147,12 @@ def _check_words(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _encode(
-    batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, pack: bool, whole_words: bool
+    batch: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    pack: bool,
+    whole_words: bool,
+    collator: MaskTokens,
 ) -> dict[str, list[Any]]:
     """Texts, or blocks of all texts joined by the separator, between the special tokens that the tokenizer adds."""
     before, after = _around(tokenizer)
@@ -180,7 +178,8 @@ def _encode(
         encoded["offset_mapping"] = [
             [*(empty for _ in before), *(where for _, where in text[:room]), *(empty for _ in after)] for text in texts
         ]
-    return encoded
+    rows = (dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True))
+    return {**encoded, "hidden": [int((collator.hide(row)[1] != IGNORED).sum()) for row in rows]}
 
 
 def _places(word_ids: list[int | None]) -> list[tuple[int, int]]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from distil_nlp.data.tasks.base import IGNORED, Array, Outputs, Task
+
+_LOGITS = 2**22  # of which a copy is held at a time: 16 MiB
 
 
 class LanguageModeling(Task):
@@ -35,7 +37,7 @@ class LanguageModeling(Task):
         logits, labels = output["logits"], np.asarray(batch["labels"])
         predicting = logits[:, : logits.shape[1] - self.shift]  # position t predicts token t + shift
         pairs = zip(predicting, labels[:, self.shift :], strict=True)
-        return [_figures(row[wanted != IGNORED], wanted[wanted != IGNORED]) for row, wanted in pairs]
+        return [_figures(row, wanted) for row, wanted in pairs]
 
     def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> NDArray[np.float64]:
         """The sums of a row's figures, ``[rows, 2]``."""
@@ -56,7 +58,20 @@ class LanguageModeling(Task):
 
 
 def _figures(logits: Array, labels: Array) -> Array:
-    """Negative log-likelihood and whether the first choice is right, ``[items, 2]``, of logits ``[items, vocab]``."""
-    logits = logits.astype(np.float32, copy=False)
-    cost = logsumexp(logits, axis=-1) - logits[np.arange(len(labels)), labels]
-    return np.stack([cost, logits.argmax(axis=-1) == labels], axis=-1)
+    """Negative log-likelihood and whether the first choice is right, ``[items, 2]``, of labels that count.
+
+    Args:
+        logits: ``[tokens, vocab]``.
+        labels: ``[tokens]``.
+    """
+    counted = np.flatnonzero(labels != IGNORED)
+    figures = np.empty((len(counted), 2), dtype=np.float32)
+    step = max(1, _LOGITS // logits.shape[-1])
+    for start in range(0, len(counted), step):
+        chosen = counted[start : start + step]
+        scores = torch.from_numpy(logits[chosen]).float()  # [items, vocab]
+        right = torch.from_numpy(labels[chosen]).long()  # [items]
+        cost = torch.logsumexp(scores, dim=-1) - scores.gather(-1, right[:, None]).squeeze(-1)
+        hit = scores.argmax(dim=-1) == right
+        figures[start : start + step] = torch.stack([cost, hit.float()], dim=-1).numpy()
+    return figures

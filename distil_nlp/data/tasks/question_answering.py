@@ -13,6 +13,7 @@ from datasets import Dataset, Sequence, Value
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
 from distil_nlp.data.align import check_fast
+from distil_nlp.data.batches import map_texts
 from distil_nlp.data.collate import OnlyColumns, PadRight
 from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import TASKS, Array, Outputs, Task
@@ -121,17 +122,13 @@ class QuestionAnswering(Task):
         ``context_length`` (its place among the tokens) and ``null_position``.
         """
         check_fast(tokenizer, "Answers are cut out of their context by the place of tokens in it.")
-        windows = rows.map(
+        windows = map_texts(
+            rows,
             _encode,
-            batched=True,
             with_indices=True,
-            fn_kwargs={
-                "tokenizer": tokenizer,
-                "max_length": self.settings.max_length,
-                "stride": self.settings.stride,
-            },
-            remove_columns=rows.column_names,
-            desc="Tokenizing",
+            tokenizer=tokenizer,
+            max_length=self.settings.max_length,
+            stride=self.settings.stride,
         )
         if "answers" in rows.column_names:
             _warn_of_cut_answers(rows["answers"][:], windows)

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from distil_nlp.data.batches import list_batches, list_counts, map_texts
 from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import TASKS, Array, Forward, Outputs, Predictor
 from distil_nlp.data.tasks.language_modeling import LanguageModeling
@@ -90,17 +91,13 @@ class Text2TextGeneration(LanguageModeling):
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """``input_ids`` and ``attention_mask`` of ``prefix`` and source, and ``labels``, the target's tokens."""
         settings = self.settings
-        return rows.map(
+        return map_texts(
+            rows,
             _encode,
-            batched=True,
-            fn_kwargs={
-                "tokenizer": tokenizer,
-                "prefix": settings.prefix,
-                "max_length": settings.max_length,
-                "max_target_length": settings.max_target_length,
-            },
-            remove_columns=rows.column_names,
-            desc="Tokenizing",
+            tokenizer=tokenizer,
+            prefix=settings.prefix,
+            max_length=settings.max_length,
+            max_target_length=settings.max_target_length,
         )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> DataCollatorForSeq2Seq:
@@ -165,12 +162,12 @@ class Text2TextGeneration(LanguageModeling):
     def references(self, rows: Dataset, examples: Dataset) -> Any:
         """The targets, whole; or how many tokens they have."""
         if self.predicts == "likelihood":
-            return np.array([len(labels) for labels in rows["labels"]], dtype=np.int64)
+            return list_counts(rows, "labels")
         return list(examples["target"][:])
 
     def targets(self, rows: Dataset) -> list[Array]:
         """The tokens of the targets."""
-        return [np.array(labels, dtype=np.int64) for labels in rows["labels"]]
+        return [row for batch in list_batches(rows, "labels") for row in batch.by_row()]
 
     def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
         """It writes one text for all rows; or its first choices are no better than the commonest token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,13 +19,14 @@ from transformers import (
 )
 
 from distil_nlp.data.align import align_labels
+from distil_nlp.data.batches import list_batches, map_texts
 from distil_nlp.data.collate import OnlyColumns
 from distil_nlp.data.groups import group_ids, refuse_single_rows
-from distil_nlp.data.label_lists import encode_label_lists, numbers
+from distil_nlp.data.label_lists import encode_label_lists, numbers, refuse_ones_and_zeros
 from distil_nlp.data.labels import NO_CLASS, NO_LABEL, encode_labels, is_missing, is_secret
 from distil_nlp.data.read import RawData
 from distil_nlp.data.split import SPLITS
-from distil_nlp.data.tasks.base import TASKS, Outputs, Task
+from distil_nlp.data.tasks.base import TASKS, Array, Outputs, Task
 from distil_nlp.data.texts import text_column
 from distil_nlp.errors import DataError, ModelError
 from distil_nlp.signals import IGNORED
@@ -105,7 +106,7 @@ class TextClassification(Task):
             return {name: numbers(rows, column) for name, rows in raw.splits.items()}, Value("float32")
         if self.settings.problem == "multi_label":
             lists, feature = encode_label_lists(raw.splits, column, known_names=raw.label_names)
-            _refuse_ones_and_zeros(lists, raw, column)
+            refuse_ones_and_zeros(lists, raw.splits, column)
             return lists, feature
         labels = encode_labels(raw.splits, column, rules=self.settings.classes, known_names=raw.label_names)
         return dict(labels.ids), ClassLabel(names=labels.names)
@@ -188,17 +189,13 @@ class TextClassification(Task):
         For any number of labels, rows without them need the column ``label`` all the same: it says how many there are.
         """
         several = self.settings.problem == "multi_label"
-        return rows.map(
+        return map_texts(
+            rows,
             _encode,
-            batched=True,
-            fn_kwargs={
-                "tokenizer": tokenizer,
-                "max_length": self.settings.max_length,
-                "number": self._is_number,
-                "labels": len(self.label_names(rows) or ()) if several else None,
-            },
-            remove_columns=rows.column_names,
-            desc="Tokenizing",
+            tokenizer=tokenizer,
+            max_length=self.settings.max_length,
+            number=self._is_number,
+            labels=len(self.label_names(rows) or ()) if several else None,
         )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, *, train: bool = True) -> Any:
@@ -207,13 +204,20 @@ class TextClassification(Task):
         columns = (*tokenizer.model_input_names, "labels", "group")
         return OnlyColumns(collator, columns) if self.settings.group else collator
 
+    def keep(self, output: Mapping[str, Array], batch: Mapping[str, Array]) -> list[Array]:
+        """Logits; of one label a row only the class of the highest, ``[1]``: there may be thousands of classes."""
+        if self.settings.problem != "single_label":
+            return super().keep(output, batch)
+        return list(np.argmax(output["logits"], axis=-1)[:, None])
+
     def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> NDArray[Any]:
         """The class of the highest logit ``[rows]``, the labels above even odds ``[rows, labels]``, or the number."""
         if self._is_number:
             return np.asarray(outputs.values[:, 0], dtype=np.float64)
         if self.settings.problem == "multi_label":
             return np.asarray(outputs.values > 0, dtype=np.int64)
-        return np.asarray(np.argmax(outputs.values, axis=-1))
+        values = outputs.values  # logits while transformers evaluates
+        return np.asarray(values if values.ndim == 1 else np.argmax(values, axis=-1))
 
     def references(self, rows: Dataset, examples: Dataset) -> NDArray[Any]:
         """The labels.
@@ -221,12 +225,23 @@ class TextClassification(Task):
         Raises:
             DataError: Some rows have none.
         """
-        labels = np.asarray(rows["labels"][:], dtype=np.float64)
-        unknown = labels == IGNORED if self.settings.problem == "single_label" else np.isnan(labels)
-        if unknown.any():
-            found = f"{np.count_nonzero(unknown.reshape(len(labels), -1).any(-1))} of {len(labels)} rows have none."
-            raise DataError("Predictions were to be compared with labels.", found, "Leave such rows out.")
-        return labels if self._is_number else labels.astype(np.int64)
+        found, missing = [], 0
+        for labels in self._given(rows):
+            unknown = labels == IGNORED if self.settings.problem == "single_label" else np.isnan(labels)
+            unknown = unknown.reshape(len(labels), -1).any(-1)  # [rows]
+            missing += np.count_nonzero(unknown)
+            found.append(labels[~unknown].astype(np.float64 if self._is_number else np.int64))
+        if missing:
+            lacking = f"{missing} of {len(rows)} rows have none."
+            raise DataError("Predictions were to be compared with labels.", lacking, "Leave such rows out.")
+        return np.concatenate(found)
+
+    def _given(self, rows: Dataset) -> Iterator[NDArray[Any]]:
+        """Labels of tokenized rows: all, or of several labels in batches of rows, ``[rows, labels]``."""
+        if self.settings.problem == "multi_label":
+            yield from (batch.values.reshape(len(batch.counts), -1) for batch in list_batches(rows, "labels"))
+        else:
+            yield np.asarray(rows["labels"][:], dtype=np.float64)
 
     def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
         """No better than one answer for all rows; where one is right for all, nothing can be told."""
@@ -245,21 +260,6 @@ class TextClassification(Task):
         share, majority = (given == right).mean(), np.bincount(right).max() / len(right)
         better = f"always giving the commonest label would be right in {majority:.3f}"
         return None if share > majority else f"{where} it is right in {share:.3f}; {better}."
-
-
-def _refuse_ones_and_zeros(lists: Mapping[str, list[list[int] | None]], raw: RawData, column: str) -> None:
-    """Lists of 0 and 1, one for each label there is, would be read as the two labels 0 and 1."""
-    rows = [(name, row, labels) for name, found in lists.items() for row, labels in enumerate(found) if labels]
-    repeated = next(((name, row) for name, row, labels in rows if len(set(labels)) < len(labels)), None)
-    kinds = {frozenset(labels) for labels in lists["train"] if labels is not None}
-    if repeated is not None or (len(kinds) == 1 and all(kinds)):
-        name, row = repeated or next((name, row) for name, row, _ in rows if name == "train")
-        what = "repeats one" if repeated else "all training rows have, in one order or another"
-        raise DataError(
-            f"The column '{column}' does not hold the labels that a row has.",
-            f"Row {row + 1} of {name} has {raw.splits[name][row][column]!r}, which {what}.",
-            "List the labels of each row, each once, rather than a 0 or 1 for every label there is.",
-        )
 
 
 def _best_constant_f1(right: NDArray[Any]) -> float:
@@ -291,5 +291,10 @@ def _encode(
     if labels is None:
         unknown = math.nan if number else IGNORED
         return {**encoded, "labels": [unknown if label is None else label for label in given]}
-    found = [[math.nan if ids is None else float(index in ids) for index in range(labels)] for ids in given]
+    found = np.zeros((len(given), labels))
+    for row, ids in zip(found, given, strict=True):
+        if ids is None:
+            row[:] = math.nan
+        else:
+            row[ids] = 1.0
     return {**encoded, "labels": found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from distil_nlp.data.align import check_fast
+from distil_nlp.data.batches import Lists, list_batches, map_texts
 from distil_nlp.data.chat import chat_text, check_template, conversations, encode_chat, has_answer
 from distil_nlp.data.collate import PadTokenLabels
 from distil_nlp.data.read import RawData
@@ -88,18 +89,12 @@ class TextGeneration(LanguageModeling):
             if self.settings.prompt is not None:
                 check_fast(tokenizer, "A prompt is told from its completion by the place of tokens in the text.")
                 encode, arguments = _encode_completions, {"separator": self.settings.separator}
-        tokenized = rows.map(
-            encode,
-            batched=True,
-            fn_kwargs={"tokenizer": tokenizer, "max_length": self.settings.max_length, **arguments},
-            remove_columns=rows.column_names,
-            desc="Tokenizing",
-        )
+        tokenized = map_texts(rows, encode, tokenizer=tokenizer, max_length=self.settings.max_length, **arguments)
         self._check_targets(tokenized)
         return tokenized
 
     def _check_targets(self, rows: Dataset) -> None:
-        without = sum(not len(ids) for ids in self.targets(rows))
+        without = sum(int((batch.counts == 0).sum()) for batch in _predicted(rows))
         if without == len(rows):
             raise DataError(
                 f"The rows of '{self.settings.dataset}' are to have tokens that can be predicted.",
@@ -115,12 +110,19 @@ class TextGeneration(LanguageModeling):
 
     def references(self, rows: Dataset, examples: Dataset) -> NDArray[np.int64]:
         """How many tokens of each row are predicted."""
-        return np.array([len(ids) for ids in self.targets(rows)], dtype=np.int64)
+        return np.array([count for batch in _predicted(rows) for count in batch.counts], dtype=np.int64)
 
     def targets(self, rows: Dataset) -> list[Array]:
         """The tokens that are predicted: the first of a row never is."""
-        labels = (np.array(row[1:], dtype=np.int64) for row in rows["labels"][:])
-        return [row[row != IGNORED] for row in labels]
+        return [ids for batch in _predicted(rows) for ids in batch.by_row()]
+
+
+def _predicted(rows: Dataset) -> Iterator[Lists]:
+    """The labels that count, in batches of rows: the first of a row never does."""
+    for labels in list_batches(rows, "labels"):
+        counted = labels.values != IGNORED
+        counted[(np.cumsum(labels.counts) - labels.counts)[labels.counts > 0]] = False
+        yield labels.where(counted)
 
 
 def _encode_texts(

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from distil_nlp.data.align import check_fast
+from distil_nlp.data.batches import list_batches, list_counts, map_texts
 from distil_nlp.data.collate import OnlyColumns
 from distil_nlp.data.label_lists import encode_label_lists, is_entity_tag
 from distil_nlp.data.read import RawData
@@ -104,14 +105,8 @@ class TokenClassification(Task):
     def tokenize(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """``input_ids``, ``attention_mask``, ``labels``, and which ``words`` are predicted, cut at ``max_length``."""
         check_fast(tokenizer, "Tags are given to the first token of each word.")
-        encoded = rows.map(
-            _encode,
-            batched=True,
-            fn_kwargs={"tokenizer": tokenizer, "max_length": self.settings.max_length},
-            remove_columns=rows.column_names,
-            desc="Tokenizing",
-        )
-        words, predicted = (sum(map(len, column[:])) for column in (rows["tokens"], encoded["words"]))
+        encoded = map_texts(rows, _encode, tokenizer=tokenizer, max_length=self.settings.max_length)
+        words, predicted = list_counts(rows, "tokens").sum(), list_counts(encoded, "words").sum()
         if predicted < words:
             logger.warning("%d of %d words are cut off by max_length, or have no token.", words - predicted, words)
         return encoded
@@ -147,7 +142,7 @@ class TokenClassification(Task):
 
     def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
         """It never gives a right tag but the commonest."""
-        right = np.concatenate([np.array(labels)[np.array(labels) != IGNORED] for labels in rows["labels"][:]])
+        right = np.concatenate([labels.values[labels.values != IGNORED] for labels in list_batches(rows, "labels")])
         given, majority = outputs.values.argmax(-1), np.bincount(right).argmax()
         if ((given == right) & (right != majority)).any():
             return None
