@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,10 +27,13 @@ from distil_nlp.evaluation.quality import PaddedBatches, TorchPredictor, teacher
 from distil_nlp.export import OnnxModel
 from distil_nlp.recipe import Recipe
 from distil_nlp.recipe.rows import UnlabelledSection
+from distil_nlp.signals import Needs
 from distil_nlp.students import trim_embeddings
 from distil_nlp.teachers import Teacher
 
 logger = logging.getLogger(__name__)
+
+_LOGITS = 2**28  # of a vocabulary that are held at a time: 1 GiB
 
 Parts = TypeVar("Parts", bound="ScoredRows")
 
@@ -97,19 +103,33 @@ class ScoredRows:
 
     def batches(self, rows: Any, description: str = "") -> PaddedBatches:
         """Batches to evaluate tokenized rows in."""
-        collator = self.task.collator(self.tokenizer, train=False)
-        return PaddedBatches(rows, collator, batch_size=self.recipe.evaluation.batch_size, description=description)
+        return PaddedBatches(
+            rows,
+            self.task.collator(self.tokenizer, train=False),
+            batch_size=self.recipe.evaluation.batch_size,
+            most_tokens=_LOGITS // len(self.tokenizer) if self.task.predicts == "likelihood" else None,
+            description=description,
+        )
 
     def outputs(self, model: PreTrainedModel | Teacher, split: str) -> Outputs:
         """What scoring keeps of a model's outputs on a split."""
-        return self.batches(self.rows[split]).outputs(self.forward(model), self.task.keep)
+        return self.outputs_on(self.batches(self.rows[split]), model)
+
+    def outputs_on(self, batches: PaddedBatches, model: PreTrainedModel | Teacher | OnnxModel) -> Outputs:
+        """What scoring keeps of the outputs of a model, or of several as one, which is run where models are trained."""
+        with _placed(model, self._device):
+            return batches.outputs(self.forward(model), self.task.keep)
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return PartialState(cpu=bool(self.recipe.training.get("use_cpu"))).device
 
     def forward(self, model: PreTrainedModel | Teacher | OnnxModel) -> Forward:
         """A model, or several as one, as a function from padded batches to what scoring keeps something of."""
         if isinstance(model, OnnxModel):
             return self.task.forward(model, self.tokenizer)
         if not isinstance(model, nn.Module):
-            return teacher_forward(model)
+            return teacher_forward(model, self._device)
         return by_data_labels(self.task.forward(TorchPredictor(model), self.tokenizer), model, self.label_names)
 
     def predictions(self, outputs: Outputs, split: str) -> Any:
@@ -138,3 +158,19 @@ class ScoredRows:
         values, rows = np.asarray(prediction.predictions), prediction.label_ids
         outputs = Outputs(values, np.ones(len(values), dtype=np.int64))
         return self.metrics(self.task.predictions(outputs, rows, rows), rows)
+
+
+@contextmanager
+def _placed(model: Any, device: torch.device) -> Iterator[None]:
+    """Runs a model on a device, and puts it back."""
+    before = next((each.device for each in model.parameters()), device) if isinstance(model, nn.Module) else device
+    moves = before != device and getattr(model, "hf_device_map", None) is None
+    try:
+        if moves:
+            model.to(device)
+        yield
+    finally:
+        if moves:
+            model.to(before)
+        elif isinstance(model, Teacher):
+            model.prepare(Needs(logits=True), torch.device("cpu"))

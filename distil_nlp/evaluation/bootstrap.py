@@ -169,14 +169,13 @@ def _bootstrap(
     seed: int,
 ) -> tuple[FloatArray, FloatArray]:
     """Scores on the whole set, ``[models]``, and on the resampled sets, ``[samples, models]``."""
-    rows = _check_lengths(references, *models)
+    rows = check_rows("A bootstrap interval over the test rows", references, *models)
     found = [score_fn(references, predictions) for predictions in models]
     if all(isinstance(each, RowTotals) for each in found):
         return _totalled(found, samples, seed)
     scores = np.array(found, dtype=np.float64)
     if scores.shape == (len(models), rows):
-        chunks = [scores[:, chosen].mean(axis=-1).T for chosen in _draws(rows, samples, seed)]
-        return scores.mean(axis=1), np.concatenate(chunks)
+        return scores.mean(axis=1), _resampled_sums(scores[..., None], samples, seed)[..., 0].T / rows
     if scores.shape != (len(models),):
         raise DataError(
             f"Scores of {rows} rows were asked for.",
@@ -195,8 +194,31 @@ def _bootstrap(
 def _totalled(found: Sequence[RowTotals], samples: int, seed: int) -> tuple[FloatArray, FloatArray]:
     figures = np.stack([each.figures for each in found])  # [models, rows, figures]
     score = found[0].score
-    chunks = [score(figures[:, chosen].sum(axis=2)).T for chosen in _draws(figures.shape[1], samples, seed)]
-    return score(figures.sum(axis=1)), np.concatenate(chunks)
+    return score(figures.sum(axis=1)), score(_resampled_sums(figures, samples, seed)).T
+
+
+def _resampled_sums(figures: FloatArray, samples: int, seed: int) -> FloatArray:
+    """Sums over resampled rows, ``[models, samples, figures]``; NaN where a figure of a row drawn is no finite number.
+
+    They are a product of matrices: how often each row is drawn, ``[samples, rows]``, and the figures.
+
+    Args:
+        figures: ``[models, rows, figures]``.
+        samples: Resampled test sets.
+        seed: Of the resampling.
+    """
+    rows = figures.shape[1]
+    known = np.isfinite(figures)
+    figures, missing = np.where(known, figures, 0.0), (~known).astype(np.float64)  # 0 times infinity would be NaN
+    chunks = []
+    for chosen in _draws(rows, samples, seed):
+        times = np.empty(chosen.shape)  # [chunk, rows]
+        for counts, draw in zip(times, chosen, strict=True):
+            counts[:] = np.bincount(draw, minlength=rows)
+        chunks.append(times @ figures)  # [models, chunk, figures]: equal models have equal sums, to the last digit
+        if not known.all():
+            chunks[-1][times @ missing > 0] = np.nan
+    return np.concatenate(chunks, axis=1)
 
 
 def _draws(rows: int, samples: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -227,11 +249,16 @@ def _take(values: Sequence[Any], chosen: NDArray[np.int64]) -> Any:
     return [values[index] for index in chosen]
 
 
-def _check_lengths(references: Sequence[Any], *predictions: Sequence[Any]) -> int:
+def check_rows(asked: str, references: Sequence[Any], *predictions: Sequence[Any]) -> int:
+    """Returns how many rows there are.
+
+    Raises:
+        DataError: There are none, or predictions have another number of them.
+    """
     lengths = [len(references), *map(len, predictions)]
     if min(lengths) == 0 or len(set(lengths)) > 1:
         raise DataError(
-            "A bootstrap interval over the test rows was asked for.",
+            f"{asked} was asked for.",
             f"References and predictions have {', '.join(map(str, lengths))} rows.",
             "Give every model's predictions for the same test rows, in the same order, at least one row.",
         )

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from distil_nlp.data.batches import list_batches
+from distil_nlp.data.collate import OnlyColumns
 from distil_nlp.data.tasks import Outputs
 from distil_nlp.data.writing import writer
 from distil_nlp.export import torch_forward
@@ -27,30 +30,49 @@ class PaddedBatches:
     Args:
         rows: Tokenized rows.
         collator: Pads a list of rows.
-        batch_size: Rows in a batch.
+        batch_size: Rows in a batch, at most.
+        most_tokens: Tokens in a batch that a model gives something for, at most, with padding; those of ``labels``
+            where rows have them. A longer row is a batch by itself. None for no limit.
         description: Shown beside the progress bar.
     """
 
     def __init__(
-        self, rows: Any, collator: Callable[[list[Any]], Any], *, batch_size: int, description: str = ""
+        self,
+        rows: Dataset,
+        collator: Callable[[list[Any]], Any],
+        *,
+        batch_size: int,
+        most_tokens: int | None = None,
+        description: str = "",
     ) -> None:
-        self.rows, self.collator, self.batch_size, self.description = rows, collator, batch_size, description
-        lengths = [len(ids) for ids in rows["input_ids"]]
+        self.collator, self.description = collator, description
+        lengths = _lengths(rows, "input_ids")
         self.order = np.argsort(lengths, kind="stable")
+        if most_tokens is None:
+            starts = list(range(0, len(rows), batch_size))
+        else:
+            told = _lengths(rows, "labels") if "labels" in rows.column_names else lengths
+            starts = _starts(told[self.order], batch_size, most_tokens)
+        self._chosen = np.split(self.order, starts[1:])  # rows of each batch
+        if isinstance(collator, OnlyColumns):  # others may be long lists, which would be decoded for nothing
+            rows = rows.select_columns([name for name in collator.columns if name in rows.column_names])
+        self.rows = rows
 
     def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
+        return len(self._chosen)
 
     def __iter__(self) -> Iterator[Batch]:
-        starts = range(0, len(self.order), self.batch_size)
-        for start in tqdm(starts, desc=self.description, leave=False, disable=None if self.description else True):
-            batch = self.collator([self.rows[int(row)] for row in self.order[start : start + self.batch_size]])
-            yield {name: np.asarray(value) for name, value in batch.items()}
+        disable = None if self.description else True
+        for index in tqdm(range(len(self)), desc=self.description, leave=False, disable=disable):
+            yield self._batch(index)
+
+    def _batch(self, index: int) -> Batch:
+        batch = self.collator([self.rows[int(row)] for row in self._chosen[index]])
+        return {name: np.asarray(value) for name, value in batch.items()}
 
     def samples(self, count: int) -> list[Batch]:
         """A few batches of different lengths."""
-        batches = list(PaddedBatches(self.rows, self.collator, batch_size=self.batch_size))
-        return [batches[index] for index in np.linspace(0, len(batches) - 1, min(count, len(batches)), dtype=int)]
+        return [self._batch(index) for index in np.linspace(0, len(self) - 1, min(count, len(self)), dtype=int)]
 
     def outputs(
         self,
@@ -70,6 +92,22 @@ class PaddedBatches:
         return Outputs(values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values, counts)
 
 
+def _lengths(rows: Dataset, column: str) -> NDArray[np.int64]:
+    """How long each row's list is."""
+    return np.concatenate([lists.counts for lists in list_batches(rows, column)])
+
+
+def _starts(lengths: NDArray[np.int64], batch_size: int, most_tokens: int) -> list[int]:
+    """Where batches of rows with these lengths begin that are as large as may be."""
+    starts, longest = [0], 0
+    for row, length in enumerate(lengths.tolist()):
+        count, longest = row - starts[-1] + 1, max(longest, length)
+        if count > 1 and (count > batch_size or count * longest > most_tokens):
+            starts.append(row)
+            longest = length
+    return starts
+
+
 class TorchPredictor:
     """A PyTorch model as tasks take it (:class:`~distil_nlp.data.tasks.Predictor`), in ``eval()``."""
 
@@ -86,21 +124,21 @@ class TorchPredictor:
         return writer(self.model, num_beams=num_beams, max_new_tokens=max_new_tokens)
 
 
-def teacher_forward(teacher: Teacher) -> Callable[[Batch], Mapping[str, Array]]:
-    """A teacher as a function of padded batches, which gives what a model of its kind would."""
-    needs = Needs(logits=True)
-    teacher.prepare(needs, torch.device("cpu"))
+def teacher_forward(teacher: Teacher, device: torch.device | str = "cpu") -> Callable[[Batch], Mapping[str, Array]]:
+    """A teacher, run on a device, as a function of padded batches, which gives what a model of its kind would."""
+    needs, device = Needs(logits=True), torch.device(device)
+    teacher.prepare(needs, device)
 
     @torch.inference_mode()
     def forward(batch: Batch) -> Mapping[str, Array]:
-        tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+        tensors = {name: torch.as_tensor(value).to(device) for name, value in batch.items()}
         logits = teacher(tensors, needs).logits
         if logits is None:
             return {}
         if teacher.shape.item != "span":
-            return {"logits": logits.float().numpy()}
+            return {"logits": logits.float().cpu().numpy()}
         least = torch.finfo(torch.float32).min  # an ensemble gives 0 at padding, and log-probabilities elsewhere
-        spans = logits.float().masked_fill(~valid_tokens(tensors).unsqueeze(1), least)  # [batch, 2, tokens]
+        spans = logits.float().masked_fill(~valid_tokens(tensors).unsqueeze(1), least).cpu()  # [batch, 2, tokens]
         return {"start_logits": spans[:, 0].numpy(), "end_logits": spans[:, 1].numpy()}
 
     return forward

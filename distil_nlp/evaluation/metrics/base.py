@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distil_nlp.errors import RecipeError
-from distil_nlp.evaluation.bootstrap import RowTotals
+from distil_nlp.evaluation.bootstrap import RowTotals, check_rows
 from distil_nlp.registry import Registry
 
 METRICS: Registry[type[OfflineMetric]] = Registry("metric")
@@ -64,10 +64,23 @@ class OfflineMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        truth, answers = np.asarray(references), np.asarray(predictions)
+        feature = TAKES[self.takes]
+        dtype = getattr(feature, "feature", feature).dtype
+        truth, answers = (
+            np.asarray(values, dtype=None if dtype == "string" else dtype) for values in (references, predictions)
+        )
         if self.two_classes and (other := {*np.unique(truth), *np.unique(answers)} - {0, 1}):
             raise two_classes_only(self.key, f"There are class ids such as {max(other)}.")
         return {self.key: float(self.score(truth, answers))}
+
+    def of_rows(self, references: Any, predictions: Any) -> dict[str, float]:
+        """What ``compute`` returns, of rows as they are: it would copy them to Arrow, and from there to lists.
+
+        Raises:
+            DataError: Without rows, or with predictions of another number of rows.
+        """
+        check_rows(f"The metric '{self.key}'", references, predictions)
+        return self._compute(predictions, references)
 
     @classmethod
     def check_labels(cls, names: Sequence[str]) -> None:
@@ -117,6 +130,21 @@ def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """The first figure over the second; 0 where that is 0."""
     top, bottom = sums[..., 0], sums[..., 1]
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)
+
+
+def precision(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of what is given that is right; 0 where nothing is. Of sums of right, given and true, ``[..., 3]``."""
+    return ratio(sums[..., :2])
+
+
+def recall(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of what is true that is given; 0 where nothing is. Of the same sums as :func:`precision`."""
+    return ratio(sums[..., [0, 2]])
+
+
+def f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The harmonic mean of :func:`precision` and :func:`recall`; 0 where undefined. Of the same sums."""
+    return ratio(np.stack([2 * sums[..., 0], sums[..., 1] + sums[..., 2]], axis=-1))
 
 
 def metric(name: str) -> Callable[[type[OfflineMetric]], type[OfflineMetric]]:

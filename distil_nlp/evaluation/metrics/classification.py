@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
 from distil_nlp.evaluation.bootstrap import RowTotals
-from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric
+from distil_nlp.evaluation.metrics.base import OfflineMetric, f1, mean_of_rows, metric, precision, recall
 
 
 @metric("accuracy")
@@ -23,11 +23,22 @@ class Accuracy(OfflineMetric):
         return mean_of_rows(np.equal(references, predictions))
 
 
-@metric("f1")
-class F1(OfflineMetric):
-    """F1 of class 1, for two classes: the harmonic mean of precision and recall, 0 where undefined."""
+class OfClassOne(OfflineMetric):
+    """Of two classes: how well class 1 is found."""
 
     two_classes = True
+
+    def row_totals(self, references: Any, predictions: Any) -> RowTotals:
+        """Whether class 1 is right, given and true, of each row."""
+        true, given = np.equal(references, 1), np.equal(predictions, 1)
+        return RowTotals(np.stack([true & given, given, true], axis=1).astype(np.float64), self.of_totals)
+
+
+@metric("f1")
+class F1(OfClassOne):
+    """F1 of class 1, for two classes: the harmonic mean of precision and recall, 0 where undefined."""
+
+    of_totals = staticmethod(f1)
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
         return sklearn_metrics.f1_score(references, predictions, pos_label=1, zero_division=0)
@@ -42,20 +53,20 @@ class F1Macro(OfflineMetric):
 
 
 @metric("precision")
-class Precision(OfflineMetric):
+class Precision(OfClassOne):
     """Right answers among those of class 1, for two classes; 0 where class 1 is never answered."""
 
-    two_classes = True
+    of_totals = staticmethod(precision)
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
         return sklearn_metrics.precision_score(references, predictions, pos_label=1, zero_division=0)
 
 
 @metric("recall")
-class Recall(OfflineMetric):
+class Recall(OfClassOne):
     """The share of class 1 that is found, for two classes; 0 where class 1 does not occur."""
 
-    two_classes = True
+    of_totals = staticmethod(recall)
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
         return sklearn_metrics.recall_score(references, predictions, pos_label=1, zero_division=0)
@@ -68,7 +79,7 @@ class F1Micro(OfflineMetric):
     takes = "labels"
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return sklearn_metrics.f1_score(references, predictions, average="micro", zero_division=0)
+        return float(self.of_totals(self.row_totals(references, predictions).figures.sum(axis=0)))
 
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         right = np.logical_and(references, predictions).sum(axis=1)

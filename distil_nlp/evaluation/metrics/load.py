@@ -9,7 +9,7 @@ import evaluate
 from numpy.typing import ArrayLike
 
 from distil_nlp.errors import RecipeError, UnresolvedReferenceError, first_line, near_match
-from distil_nlp.evaluation.metrics.base import METRICS
+from distil_nlp.evaluation.metrics.base import METRICS, OfflineMetric
 
 _LOWER_ON_THE_HUB = {"brier_score", "cer", "mae", "mape", "mase", "perplexity", "smape", "ter", "wer"}
 
@@ -90,7 +90,10 @@ def compute_metrics(
     def compute(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
         values: dict[str, float] = {}
         for name, metric in loaded.items():
-            values |= _values(name, metric.compute(predictions=predictions, references=references))
+            if isinstance(metric, OfflineMetric):
+                values |= _values(name, metric.of_rows(references, predictions))
+            else:
+                values |= _values(name, metric.compute(predictions=predictions, references=references))
         return values
 
     return compute

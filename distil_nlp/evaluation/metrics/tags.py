@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from seqeval.metrics.sequence_labeling import get_entities
 
 from distil_nlp.data.label_lists import is_entity_tag
 from distil_nlp.errors import RecipeError
 from distil_nlp.evaluation.bootstrap import RowTotals
-from distil_nlp.evaluation.metrics.base import OfflineMetric, metric, ratio
+from distil_nlp.evaluation.metrics.base import OfflineMetric, f1, metric, precision, recall
 
 
 class EntityMetric(OfflineMetric):
@@ -53,27 +52,21 @@ class EntityMetric(OfflineMetric):
 class EntityF1(EntityMetric):
     """The harmonic mean of entity precision and recall; 0 where undefined."""
 
-    @staticmethod
-    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return ratio(np.stack([2 * sums[..., 0], sums[..., 1] + sums[..., 2]], axis=-1))
+    of_totals = staticmethod(f1)
 
 
 @metric("entity_precision")
 class EntityPrecision(EntityMetric):
     """The share of given entities that are right; 0 where none is given."""
 
-    @staticmethod
-    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return ratio(sums[..., :2])
+    of_totals = staticmethod(precision)
 
 
 @metric("entity_recall")
 class EntityRecall(EntityMetric):
     """The share of true entities that are found; 0 where there are none."""
 
-    @staticmethod
-    def of_totals(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return ratio(sums[..., [0, 2]])
+    of_totals = staticmethod(recall)
 
 
 @metric("tag_accuracy")
