@@ -52,8 +52,9 @@ docs: $(DOCS_INSTALLED)  ## Builds the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 tables: $(INSTALLED)  ## Renews the tables of docs/benchmarks.md from the results in benchmarks/results.
-	cd benchmarks && $(abspath $(BIN))/python objectives_tables.py > results/objectives.md.new
-	mv benchmarks/results/objectives.md.new benchmarks/results/objectives.md
+	cd benchmarks && for name in objectives tasks; do \
+	  $(abspath $(BIN))/python $${name}_tables.py > results/$$name.md.new && mv results/$$name.md.new results/$$name.md || exit 1; \
+	done
 
 wheel: $(INSTALLED)  ## Builds the wheel into dist/.
 	rm -rf dist

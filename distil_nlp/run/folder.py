@@ -93,11 +93,12 @@ class RunFolder:
         before = STAGES[: STAGES.index(stage)] if stage else ()
         done = [name for name in others if name in before and self.has(name)]
         if done:
+            command = "distill" if done[0] == "control" else done[0]  # which trains the controls, too
             raise RecipeError(
                 f"The stage '{stage}' was to go on with the run in {self.path}.",
                 f"It was done up to there ({', '.join(done)}) with another recipe; these differ: {', '.join(changed)}.",
                 f"Give the recipe and overrides that it was done with (its recipe.yaml has them), begin with "
-                f"'distil-nlp {done[0]}', or give another --output-dir.",
+                f"'distil-nlp {command}', or give another --output-dir.",
             )
 
     def _check_writable(self) -> None:

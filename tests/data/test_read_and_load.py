@@ -189,7 +189,7 @@ def test_a_missing_column_names_the_near_match(tmp_path: Path, name: str) -> Non
     [
         ("a.csv", b"text,label\na,1\nb,2,3,4\n"),
         ("a.csv.gz", b"not gzip at all"),
-        ("a.csv.gz", gzip.compress(b"text,label\n" + b"a,1\n" * 1000)[:30]),
+        ("a.csv.gz", gzip.compress(b"text,label\n" + b"a,1\n" * 1000, mtime=0)[:30]),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n'),
         ("a.parquet", b"not parquet"),
         ("a.csv", b""),
