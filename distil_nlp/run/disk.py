@@ -29,9 +29,9 @@ def disk_explained(folder: Path) -> Iterator[None]:
         torn = any(words in str(error) for words in TORN) and shutil.disk_usage(at).free < 2**20
         if not (full or torn or code in REFUSED):
             raise
-        free = f"{shutil.disk_usage(at).free / 1e6:.0f} MB free"
+        what = "The disk is full" if full or torn else os.strerror(code or 0)
         raise TrainingError(
             f"A file was to be written to {folder}.",
-            f"The disk is full ({free})." if full or torn else f"{os.strerror(code or 0)} ({free}).",
-            "Make room and start again (a whole run with --resume): finished stages and checkpoints are kept.",
+            f"{what} ({shutil.disk_usage(at).free / 1e6:.0f} MB of space free).",
+            "Mend that and start again (a whole run with --resume): finished stages and checkpoints are kept.",
         ) from error

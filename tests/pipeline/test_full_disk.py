@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from tiny_run import STAGES, TRAINING, command
 
 from distil_nlp.build import rows
+from distil_nlp.run import disk
 from distil_nlp.run import folder as run_folder
-from distil_nlp.run import stages
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 NO_SPACE_FOR_WEIGHTS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -67,7 +67,7 @@ def test_while_a_checkpoint_is_saved(case, finished, tmp_path, monkeypatch, erro
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", torn)
-        patch.setattr(stages.shutil, "disk_usage", lambda path: usage._replace(free=0))
+        patch.setattr(disk.shutil, "disk_usage", lambda path: usage._replace(free=0))
         outcome = command("distill", recipe, "control=false", "--output-dir", run)
     assert_full_disk(outcome)
     assert (run / "checkpoints" / "student" / "checkpoint-4" / "distil_seal.json").is_file()
