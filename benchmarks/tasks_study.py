@@ -63,7 +63,7 @@ def students_of(recipe: Recipe) -> list[str]:
 
 
 def results_of(run: Run) -> dict[str, Any]:
-    """Runs what is not done yet, and gathers every artefact's headline metric, size, and what rows add to it."""
+    """Runs what is not done yet, and gathers every artefact's headline metric and size, and what rows add to a gain."""
     run.folder.describe(run.recipe)
     decoder = run.recipe.task.decoding
     stages = ["teach", "distill", *(["control"] if run.controls else []), "evaluate", "export"]
@@ -76,7 +76,7 @@ def results_of(run: Run) -> dict[str, Any]:
     }
     metric = run.parts.metric_names[0]
     figures = {}
-    for name in artefacts:
+    for name in ("student", *run.controls):
         totals = METRICS[metric]().row_totals(run.references(name), run.predictions(name))
         figures[name] = packed(totals.figures)
     values = {name: found["metrics"][metric] for name, found in artefacts.items()}

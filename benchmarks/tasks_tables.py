@@ -14,7 +14,7 @@ from collections import defaultdict
 from typing import Any
 
 from pairing import interval
-from tasks_study import load
+from tasks_study import STUDENTS, load
 
 from distil_nlp.evaluation.metrics import higher_is_better, in_points
 
@@ -56,7 +56,9 @@ def decoder(task: str, runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for entry in load():
+    for entry in sorted(
+        load(), key=lambda entry: (entry["task"], list(STUDENTS).index(entry["student"]), entry["seed"])
+    ):
         groups[entry["task"], entry["student"]].append(entry)
     print("| task | student | seeds | teacher | untrained | control | student | int8 | kept | gain over control | MB |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
