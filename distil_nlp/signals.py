@@ -47,16 +47,6 @@ class Needs:
             self.vocabulary or other.vocabulary,
         )
 
-    def limited_to(self, asked: Needs) -> Needs:
-        """Without what is not asked for; a head is run in the way it would be."""
-        return Needs(
-            self.logits and asked.head,
-            self.loss and asked.loss,
-            self.hidden_states & asked.hidden_states,
-            self.attentions & asked.attentions,
-            self.vocabulary and asked.head,
-        )
-
     @property
     def head(self) -> bool:
         """Whether the forward pass must run to its end."""

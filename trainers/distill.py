@@ -33,6 +33,7 @@ parts, run_folder = Assembly(recipe, progress=print), RunFolder(folder)
 arguments = parts.training_arguments(recipe.training, folder / "checkpoints")
 if arguments.process_index == 0:
     run_folder.describe(recipe, "distill")
+    run_folder.begin("distill", recipe)  # what was made of an earlier student is set aside
 arguments.distributed_state.wait_for_everyone()
 
 # 2. The teacher, or the members of an ensemble, and the student that starts from the layers of the first.

@@ -237,6 +237,7 @@ class RunFolder:
         tokenizer.save_pretrained(partial)
         for path, value in (companions or {}).items():
             write_json(partial / path, value)
+        self.forget(name)  # what was kept of an earlier one is not its result
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
         return folder

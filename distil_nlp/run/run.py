@@ -19,6 +19,7 @@ from distil_nlp.evaluation.bootstrap import metric_interval, paired_bootstrap
 from distil_nlp.evaluation.metrics import METRICS
 from distil_nlp.evaluation.quality import PaddedBatches
 from distil_nlp.recipe import Recipe
+from distil_nlp.run.changes import STAGES
 from distil_nlp.run.folder import RunFolder
 
 LEARNING = ("teach", "distill")  # stages whose models others go on with
@@ -101,13 +102,11 @@ class Run:
         Raises:
             DataError: naming a file.
         """
-        for earlier in LEARNING if stage != "bench" else ():  # reads no data
-            if earlier == stage:
-                return
-            if not self.folder.has(earlier):
-                continue
-            now, known = self._files(earlier), self.folder.result(earlier).get("data")
-            if known is not None and known != now:
+        if stage == "bench":  # reads no data
+            return
+        for earlier in STAGES[: STAGES.index(stage)]:
+            known = self.folder.result(earlier).get("data") if self.folder.has(earlier) else None
+            if known is not None and known != (now := self._files(earlier)):
                 different = [name for name in {**known, **now} if known.get(name) != now.get(name)]
                 raise DataError(
                     f"The stage '{stage}' was to go on with what '{earlier}' has made in {self.folder.path}.",

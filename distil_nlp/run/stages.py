@@ -51,10 +51,10 @@ def run_stage(run: Run, name: str) -> None:
     Raises:
         DistilError: for whatever the user can mend; finished stages and checkpoints are kept.
     """
-    run.check_data(name)
-    run.say_aside(run.folder.begin(name, run.recipe))
-    started = time.perf_counter()
     with disk_explained(run.folder.path):
+        run.check_data(name)
+        run.say_aside(run.folder.begin(name, run.recipe))
+        started = time.perf_counter()
         result = {**STAGES[name](run), **run.data_of(name)}
         parts = [part for part, stage in made_by(run.recipe).items() if stage == name]
         run.folder.finish(name, {"seconds": time.perf_counter() - started, **result}, parts)
@@ -68,7 +68,7 @@ def teach(run: Run) -> dict[str, Any]:
         try:
             refuse_weak_members(run.parts, run.models(name))
         except ModelError:
-            run.folder.forget(name)  # what it lacks is not to be found out again only
+            run.folder.forget(name)  # the next run would only find the same
             raise
     if run.recipe.teacher.ensemble is not None:
         refuse_weak_teacher(run.parts, run.parts.guide(run.models("teacher")))

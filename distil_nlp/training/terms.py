@@ -51,25 +51,36 @@ def in_use(objectives: Sequence[Objective]) -> Sequence[Objective]:
     return [objective for objective in objectives if objective.factor] or objectives
 
 
+def narrowed(needs: Needs, asked: Needs) -> Needs:
+    """What a step asks for, without what is not asked for at present; a head is run in the way it would be."""
+    return Needs(
+        needs.logits and asked.head,
+        needs.loss and asked.loss,
+        needs.hidden_states & asked.hidden_states,
+        needs.attentions & asked.attentions,
+        needs.vocabulary and asked.head,
+    )
+
+
 def loss_terms(
     objectives: Sequence[Objective],
+    used: Sequence[Objective],
     student: Signals,
     teacher: Signals,
     batch: Batch,
     counts: Tensor | None,
-    used: Sequence[Objective] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss and its weighted terms, which add up to it.
 
     Args:
         objectives: The terms' objectives.
+        used: Those that count at present; the terms of others are 0, and nothing is computed for them.
         student: Signals of the student.
         teacher: Signals of the teacher.
         batch: The batch that both have seen.
         counts: Items of the whole optimizer step, ``[objectives]``; this batch's own if None.
-        used: The terms of other objectives are 0, and nothing is computed for them; None for all.
     """
-    numbers = [number for number, objective in enumerate(objectives) if used is None or objective in used]
+    numbers = [number for number, objective in enumerate(objectives) if objective in used]
     if counts is None:
         counts = torch.stack([objective.count(batch) for objective in objectives])
     counts = torch.where(counts > 0, counts, 1)  # no items: nothing is divided by zero

@@ -27,7 +27,7 @@ from distil_nlp.training.checks import (
     refuse_non_finite,
     train_ends,
 )
-from distil_nlp.training.terms import forget_step, in_use, loss_terms, needs_of, needs_of_a_step
+from distil_nlp.training.terms import forget_step, in_use, loss_terms, narrowed, needs_of, needs_of_a_step
 from distil_nlp.training.weighting import Weighting
 
 
@@ -156,7 +156,7 @@ class DistillationTrainer(BatchTrainer):
         student = capture(model, inputs, student_needs | Needs(logits=headless))
         if self.weighting is not None:
             self.weighting.apply_balances()
-        loss, terms = loss_terms(list(self._objectives()), student, teacher, inputs, num_items_in_batch, used)
+        loss, terms = loss_terms(list(self._objectives()), used, student, teacher, inputs, num_items_in_batch)
         if self.weighting is not None:
             of_a_step = model.training and num_items_in_batch is not None
             own = self.weighting(terms, student, 1 / self._micro_batches if of_a_step else 1.0)
@@ -174,8 +174,8 @@ class DistillationTrainer(BatchTrainer):
         if self.weighting is not None:  # looks at all terms
             return objectives, student, teacher
         used = in_use(objectives)
-        asked = needs_of(used)
-        return used, student.limited_to(asked[0] | Needs(logits=not of_a_step)), teacher.limited_to(asked[1])
+        ours, theirs = needs_of(used)
+        return used, narrowed(student, ours | Needs(logits=not of_a_step)), narrowed(teacher, theirs)
 
     def _record(self, terms: list[Tensor], loss: Tensor) -> None:
         values = torch.stack([term.detach() for term in terms])

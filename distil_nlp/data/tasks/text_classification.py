@@ -216,8 +216,8 @@ class TextClassification(Task):
             return np.asarray(outputs.values[:, 0], dtype=np.float64)
         if self.settings.problem == "multi_label":
             return np.asarray(outputs.values > 0, dtype=np.int64)
-        values = outputs.values  # logits while transformers evaluates
-        return np.asarray(values if values.ndim == 1 else np.argmax(values, axis=-1))
+        classes = outputs.values.ndim == 1  # or logits, while transformers evaluates
+        return np.asarray(outputs.values if classes else np.argmax(outputs.values, axis=-1))
 
     def references(self, rows: Dataset, examples: Dataset) -> NDArray[Any]:
         """The labels.
