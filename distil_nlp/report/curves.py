@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from distil_nlp.report.axes import Scale, tick_label
 from distil_nlp.report.labels import text_width
@@ -94,4 +95,12 @@ def _panel(run: str, lines: Sequence[tuple[str, Points]], left: float, top: floa
 def _curve(pixels: Sequence[tuple[float, float]], look: str) -> Markup:
     if len(pixels) == 1:
         return tag("circle", cx=pixels[0][0], cy=pixels[0][1], r=3.5, class_=look.replace("line", "dot"))
-    return tag("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in pixels), class_=look)
+    return tag("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in _drawn(pixels)), class_=look)
+
+
+def _drawn(pixels: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """The highest and the lowest of each pixel's column, however many steps it has."""
+    for _, column in groupby(pixels, key=lambda pixel: int(pixel[0])):
+        points = list(column)
+        ends = {min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])}
+        yield from sorted(ends, key=points.index)

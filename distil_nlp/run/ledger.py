@@ -125,7 +125,8 @@ def _curves(results: dict[str, Any]) -> list[Curve]:
     curves = []
     for run, result in _trainings(results).items():
         logs = [log for log in result["log_history"] if "loss" in log]
-        terms = [key for key in (logs[0] if logs else {}) if key not in NO_TERMS and "/" not in key]
+        named = logs[-1] if logs else {}  # a checkpoint, from which the earlier ones may come, sorts the names
+        terms = [key for key in named if key not in NO_TERMS and "/" not in key]
         for term in ["loss", *terms] if len(terms) > 1 else terms:
             steps = [log["step"] for log in logs]
             curves.append(Curve(run=run, term=term, steps=steps, values=[log[term] for log in logs]))

@@ -106,6 +106,12 @@ def test_what_transformers_logs_beside_the_loss_is_no_term_of_it():
     ]
 
 
+def test_terms_keep_their_order_where_the_first_logs_come_from_a_checkpoint():
+    log = {"loss": 0.7, "task_loss": 0.5, "logits_kl": 0.2}
+    logs = [{**dict(sorted(log.items())), "step": 5}, {**log, "step": 10}]
+    assert [curve.term for curve in _curves({"distill": {"log_history": logs}})] == ["loss", "task_loss", "logits_kl"]
+
+
 def test_a_report_that_is_gone_is_written_by_the_stage_report(tmp_path):
     with pytest.raises(DataError, match="distil-nlp report"):
         Ledger.load(tmp_path / "report.json")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from xml.etree import ElementTree
 
 import pytest
@@ -153,3 +154,17 @@ def test_unmatched_layers_are_shown(movie):
     movie |= {"teacher_layers": 24, "student_layers": 12}
     numbers = [text for text in texts(layer_map_svg(movie)) if text.isdigit()]
     assert numbers == [*map(str, range(1, 25)), *map(str, range(1, 13))]
+
+
+def test_a_long_run_is_drawn_no_finer_than_a_pixel():
+    values = [math.sin(step / 300) for step in range(50_000)]
+    values[20_000] = 5.0
+    picture = loss_curves_svg({"rows": [], "loss_curves": [curve("run", "loss", values)]})
+    assert len(picture) < 60_000
+    (drawn,) = [path.get("d") for path in ElementTree.fromstring(picture).iter(f"{SVG}path")]
+    points = [tuple(map(float, point.split())) for point in drawn[1:].split("L")]
+    assert points == sorted(points, key=lambda point: point[0])
+    heights = [y for _, y in points]
+    assert heights.count(min(heights)) == 1  # the one step of 5, at its place
+    across = {x for x, y in points if y == min(heights)}.pop() - points[0][0]
+    assert across / (points[-1][0] - points[0][0]) == pytest.approx(0.4, abs=2e-3)
