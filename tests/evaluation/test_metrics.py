@@ -11,8 +11,8 @@ import pytest
 from datasets import Features, Sequence, Value
 from scipy import stats
 
-from distil_nlp.errors import RecipeError, UnresolvedReferenceError
-from distil_nlp.evaluation.metrics import METRICS, compute_metrics, higher_is_better, load_metric
+from distil_nlp.errors import DataError, RecipeError, UnresolvedReferenceError
+from distil_nlp.evaluation.metrics import METRICS, OfflineMetric, compute_metrics, higher_is_better, load_metric
 
 
 def value_of(name: str, predictions: object, references: object) -> float:
@@ -93,6 +93,30 @@ def test_where_a_metric_is_not_defined() -> None:
         assert value_of(name, [0, 0, 0], [0, 0, 0]) == 0.0
     for name in ("pearson", "spearman"):
         assert math.isnan(value_of(name, [1.0, 1.0], [1.0, 2.0]))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["pearson", "spearman", "mse"])
+def test_a_prediction_that_is_no_number_makes_none(name: str) -> None:
+    for predictions in ([math.nan, 1.0, 2.0], [math.nan] * 3):
+        assert math.isnan(value_of(name, predictions, [1.0, 2.0, 4.0]))
+
+
+def test_a_metric_may_be_a_score_of_all_rows() -> None:
+    class Same(OfflineMetric):
+        key, takes = "same", "text"
+
+        def score(self, references: Any, predictions: Any) -> Any:
+            return (references == predictions).mean()
+
+    assert Same().compute(predictions=["a", "b"], references=["a", "c"]) == {"same": 0.5}
+    assert Same().of_rows(["a", "b"], ["a", "b"]) == {"same": 1.0}
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "spearman", "rouge_l", "squad_f1", "entity_f1"])
+def test_there_is_no_metric_of_no_rows(name: str) -> None:
+    with pytest.raises(DataError, match=f"metric '{name}'"):
+        load_metric(name).compute(predictions=[], references=[])
 
 
 def test_correlations_refuse_numbers_that_never_vary() -> None:

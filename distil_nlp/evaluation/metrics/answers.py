@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from distil_nlp.evaluation.bootstrap import RowTotals
 from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric
@@ -30,18 +27,12 @@ class AnswerMetric(OfflineMetric):
 
     takes = "answer"
 
-    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        return {self.key: float(np.mean(self._of_rows(references, predictions)))}
-
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
-        return mean_of_rows(self._of_rows(references, predictions))
-
-    def _of_rows(self, references: Any, predictions: Any) -> list[float]:
         scores = []
         for right, given in zip(references, predictions, strict=True):
             words = [truth for truth in map(answer_words, right) if truth] or [[]]
             scores.append(max(self.of_answer(truth, answer_words(given)) for truth in words))
-        return scores
+        return mean_of_rows(scores)
 
     @staticmethod
     def of_answer(right: list[str], given: list[str]) -> float:

@@ -64,14 +64,18 @@ class OfflineMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        check_rows(f"The metric '{self.key}'", references, predictions)
         feature = TAKES[self.takes]
         dtype = getattr(feature, "feature", feature).dtype
         truth, answers = (
-            np.asarray(values, dtype=None if dtype == "string" else dtype) for values in (references, predictions)
+            values if dtype == "string" else np.asarray(values, dtype) for values in (references, predictions)
         )
         if self.two_classes and (other := {*np.unique(truth), *np.unique(answers)} - {0, 1}):
             raise two_classes_only(self.key, f"There are class ids such as {max(other)}.")
-        return {self.key: float(self.score(truth, answers))}
+        totals = self.row_totals(truth, answers)
+        if totals is None:
+            return {self.key: float(self.score(np.asarray(truth), np.asarray(answers)))}
+        return {self.key: float(totals.score(totals.figures.sum(axis=0)))}
 
     def of_rows(self, references: Any, predictions: Any) -> dict[str, float]:
         """What ``compute`` returns, of rows as they are: it would copy them to Arrow, and from there to lists.
@@ -79,7 +83,6 @@ class OfflineMetric(evaluate.Metric):
         Raises:
             DataError: Without rows, or with predictions of another number of rows.
         """
-        check_rows(f"The metric '{self.key}'", references, predictions)
         return self._compute(predictions, references)
 
     @classmethod
@@ -107,11 +110,11 @@ class OfflineMetric(evaluate.Metric):
             )
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        """Returns the metric of one value per row. Shapes: ``[rows]``."""
+        """Returns the metric of one value per row, where :meth:`row_totals` do not make it. Shapes: ``[rows]``."""
         raise NotImplementedError
 
     def row_totals(self, references: Any, predictions: Any) -> RowTotals | None:
-        """Figures of each row whose sums make the metric, for quick bootstrap intervals; None where there are none."""
+        """Figures of each row whose sums make the metric and its bootstrap intervals; None where :meth:`score` does."""
         return None
 
     @staticmethod

@@ -16,9 +16,6 @@ from distil_nlp.evaluation.metrics.base import OfflineMetric, f1, mean_of_rows, 
 class Accuracy(OfflineMetric):
     """The share of right answers."""
 
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return sklearn_metrics.accuracy_score(references, predictions)
-
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         return mean_of_rows(np.equal(references, predictions))
 
@@ -40,9 +37,6 @@ class F1(OfClassOne):
 
     of_totals = staticmethod(f1)
 
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return sklearn_metrics.f1_score(references, predictions, pos_label=1, zero_division=0)
-
 
 @metric("f1_macro")
 class F1Macro(OfflineMetric):
@@ -58,9 +52,6 @@ class Precision(OfClassOne):
 
     of_totals = staticmethod(precision)
 
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return sklearn_metrics.precision_score(references, predictions, pos_label=1, zero_division=0)
-
 
 @metric("recall")
 class Recall(OfClassOne):
@@ -68,18 +59,12 @@ class Recall(OfClassOne):
 
     of_totals = staticmethod(recall)
 
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return sklearn_metrics.recall_score(references, predictions, pos_label=1, zero_division=0)
-
 
 @metric("f1_micro")
 class F1Micro(OfflineMetric):
     """F1 over all labels of all rows together, where a row has any number of them."""
 
     takes = "labels"
-
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return float(self.of_totals(self.row_totals(references, predictions).figures.sum(axis=0)))
 
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         right = np.logical_and(references, predictions).sum(axis=1)
@@ -93,15 +78,9 @@ class F1Samples(OfflineMetric):
 
     takes = "labels"
 
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return float(np.mean(self._of_rows(references, predictions)))
-
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
-        return mean_of_rows(self._of_rows(references, predictions))
-
-    def _of_rows(self, references: Any, predictions: Any) -> NDArray[np.float64]:
         right, both = 2.0 * np.logical_and(references, predictions).sum(1), np.add(references, predictions).sum(1)
-        return np.divide(right, both, out=np.ones_like(right), where=both > 0)
+        return mean_of_rows(np.divide(right, both, out=np.ones_like(right), where=both > 0))
 
 
 @metric("matthews_correlation")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,6 @@ class LikelihoodMetric(OfflineMetric):
 
     takes = "likelihood"
     figure: int
-
-    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        totals = self.row_totals(references, predictions)
-        return {self.key: float(totals.score(totals.figures.sum(axis=0)))}
 
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         """The figure and the number of tokens of each row."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import metrics as sklearn_metrics
+from scipy.stats import rankdata
 
 from distil_nlp.evaluation.bootstrap import RowTotals
 from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric
@@ -20,9 +20,6 @@ class Pearson(OfflineMetric):
 
     takes = "number"
     needs_variety = True
-
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return _correlation(references, predictions)
 
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         x, y = (np.asarray(values, dtype=np.float64) for values in (references, predictions))
@@ -47,7 +44,8 @@ class Spearman(OfflineMetric):
     needs_variety = True
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return _correlation(_ranks(references), _ranks(predictions))
+        ranks = np.stack([rankdata(references), rankdata(predictions)])
+        return float(np.corrcoef(ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else float("nan")
 
 
 @metric("mse")
@@ -58,20 +56,5 @@ class MeanSquaredError(OfflineMetric):
     in_points = False
     takes = "number"
 
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return sklearn_metrics.mean_squared_error(references, predictions)
-
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         return mean_of_rows(np.square(np.subtract(references, predictions)))
-
-
-def _correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
-    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return float("nan")
-    return float(np.corrcoef(one, other)[0, 1])
-
-
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns the rank of each value from 1; equal values share their mean rank."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])

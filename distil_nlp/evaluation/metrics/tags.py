@@ -35,10 +35,6 @@ class EntityMetric(OfflineMetric):
                 "Use tag_accuracy (`metrics: [tag_accuracy]`), or write the tags of entities so.",
             )
 
-    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        totals = self.row_totals(references, predictions)
-        return {self.key: float(totals.score(totals.figures.sum(axis=0)))}
-
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         """Right, given and true entities of each row."""
         figures = np.empty((len(references), 3))

@@ -22,10 +22,6 @@ class TextMetric(OfflineMetric):
 
     takes = "text"
 
-    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        totals = self.row_totals(references, predictions)
-        return {self.key: float(totals.score(totals.figures.sum(axis=0)))}
-
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         """The mean over rows of :meth:`of_texts`."""
         pairs = zip(references, predictions, strict=True)

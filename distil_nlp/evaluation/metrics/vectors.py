@@ -17,9 +17,6 @@ class CosineToTeacher(OfflineMetric):
 
     takes = "vector"
 
-    def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
-        return float(cosines(references, predictions).mean())
-
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         return mean_of_rows(cosines(np.asarray(references), np.asarray(predictions)))
 
