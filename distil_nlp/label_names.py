@@ -1,11 +1,18 @@
-"""When label names are the same."""
+"""The names of a model's labels, and when they are the same."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from transformers import PretrainedConfig
+
 _UNNAMED = re.compile(r"LABEL_\d+")
+
+
+def names_by_id(config: PretrainedConfig) -> dict[int, str]:
+    """The names of a model's labels by their ids, in the order of these."""
+    return dict(sorted((int(index), str(name)) for index, name in (config.id2label or {}).items()))
 
 
 def unnamed(names: Sequence[str]) -> bool:

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.build.loading import Loader
 from distil_nlp.build.teaching import by_data_labels
+from distil_nlp.data.batches import Lists
 from distil_nlp.data.load import TaskData, load_task_data
-from distil_nlp.data.tasks import TASKS, Forward, Outputs, Task
+from distil_nlp.data.tasks import TASKS, Forward, Task
 from distil_nlp.data.unlabelled import of_texts_alone, read_texts
 from distil_nlp.evaluation.metrics import compute_metrics
 from distil_nlp.evaluation.quality import PaddedBatches, TorchPredictor, teacher_forward
@@ -111,11 +112,11 @@ class ScoredRows:
             description=description,
         )
 
-    def outputs(self, model: PreTrainedModel | Teacher, split: str) -> Outputs:
+    def outputs(self, model: PreTrainedModel | Teacher, split: str) -> Lists:
         """What scoring keeps of a model's outputs on a split."""
         return self.outputs_on(self.batches(self.rows[split]), model)
 
-    def outputs_on(self, batches: PaddedBatches, model: PreTrainedModel | Teacher | OnnxModel) -> Outputs:
+    def outputs_on(self, batches: PaddedBatches, model: PreTrainedModel | Teacher | OnnxModel) -> Lists:
         """What scoring keeps of the outputs of a model, or of several as one, which is run where models are trained."""
         with _placed(model, self._device):
             return batches.outputs(self.forward(model), self.task.keep)
@@ -132,7 +133,7 @@ class ScoredRows:
             return teacher_forward(model, self._device)
         return by_data_labels(self.task.forward(TorchPredictor(model), self.tokenizer), model, self.label_names)
 
-    def predictions(self, outputs: Outputs, split: str) -> Any:
+    def predictions(self, outputs: Lists, split: str) -> Any:
         """What the metrics take of a model's outputs on a split."""
         return self.task.predictions(outputs, self.rows[split], self.data.splits[split])
 
@@ -156,7 +157,7 @@ class ScoredRows:
     def validation_metrics(self, prediction: Any) -> dict[str, float]:
         """The metrics while transformers evaluates, where a row has one prediction."""
         values, rows = np.asarray(prediction.predictions), prediction.label_ids
-        outputs = Outputs(values, np.ones(len(values), dtype=np.int64))
+        outputs = Lists(values, np.ones(len(values), dtype=np.int64))
         return self.metrics(self.task.predictions(outputs, rows, rows), rows)
 
 

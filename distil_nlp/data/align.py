@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from distil_nlp.errors import ModelError
-from distil_nlp.label_names import as_compared, unnamed
+from distil_nlp.errors import ModelError, listed
+from distil_nlp.label_names import as_compared, names_by_id, unnamed
 
 # Their positions start after the padding id, so that many rows of the position table are never used.
 _OFFSET_POSITIONS = {
@@ -36,14 +36,12 @@ def align_labels(teacher_config: PretrainedConfig, label_names: Sequence[str], *
     Raises:
         ModelError: The number, the names or the order of the labels differ, or the teacher's have no names.
     """
-    id2label = {int(index): str(name) for index, name in (teacher_config.id2label or {}).items()}
-    teacher = [id2label[index] for index in sorted(id2label)]
-    data = list(label_names)
+    teacher, data = list(names_by_id(teacher_config).values()), list(label_names)
     theirs, ours = as_compared(teacher, data)
     if theirs == ours:
         return
     asked = "The labels of the teacher and of the data do not agree."
-    found = f"Teacher: {_listed(teacher)}. Data: {_listed(data)}."
+    found = f"Teacher: {_numbered(teacher)}. Data: {_numbered(data)}."
     own_head = "or give the teacher a head of its own for this data (`fine_tune`)"
     if len(teacher) == len(data) and unnamed(teacher):
         fix = (
@@ -172,9 +170,8 @@ def check_same_tokenizer(
     )
 
 
-def _listed(names: Sequence[str], shown: int = 12) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(f"{index} {name}" for index, name in enumerate(names[:shown])) + more
+def _numbered(names: Sequence[str]) -> str:
+    return listed([f"{index} {name}" for index, name in enumerate(names)], 12)
 
 
 def fit_padding(model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

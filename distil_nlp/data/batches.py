@@ -16,10 +16,10 @@ BYTES = 2_000_000  # of texts; tokenized with places and windows they take a hun
 
 
 class Lists(NamedTuple):
-    """A column of lists of numbers, of some rows.
+    """Numbers of some rows, so many of each: a column of lists, or what scoring keeps of a model's outputs.
 
     Attributes:
-        values: Those of all rows, one row after the other.
+        values: Those of all rows, one row after the other, ``[values, ...]``.
         counts: How many of them each row has, ``[rows]``.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 
 from distil_nlp.data.classes import parse_classes
-from distil_nlp.errors import DataError
+from distil_nlp.errors import DataError, listed
 
 NO_LABEL = -1
 """The id of a row whose label is missing."""
@@ -195,5 +195,4 @@ def _shown(values: set[Any], most: int = 10) -> str:
     """Lists values, or gives the range of numbers when there are many."""
     if len(values) > most and all(isinstance(value, int | float) for value in values):
         return f"numbers from {min(values):g} to {max(values):g}"
-    listed = sorted(map(str, values))
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+    return listed(sorted(map(str, values)), most)

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from datasets import Dataset, DatasetDict
 
-from distil_nlp.checksums import sha256_of
 from distil_nlp.data.read import read
 from distil_nlp.data.split import SPLITS, assign_splits, missing_fractions, text_key
 from distil_nlp.data.tasks import Task
 from distil_nlp.data.unlabelled import read_unlabelled
 from distil_nlp.errors import DataError
+from distil_nlp.files import sha256_of
 
 logger = logging.getLogger(__name__)
 UNLABELLED = "unlabelled: "  # before the names of files of unlabelled text

@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from distil_nlp.data.conll import read_conll
 from distil_nlp.data.separated import read_headers
+from distil_nlp.data.split import SPLITS
 from distil_nlp.errors import DataError, near_match
 from distil_nlp.references import HubReference, hub_access, resolve
 
@@ -176,7 +177,7 @@ def _split_files(folder: Path, task: DataSettings) -> dict[str, list[Path]]:
         if len(groups) > 1:
             files = [file.name for shards in groups.values() for file in shards]
             raise DataError(asked, f"It has several files for '{split}': {', '.join(files)}.", "Keep one of them.")
-    return {split: next(iter(found[split].values())) for split in ("train", "validation", "test") if split in found}
+    return {split: next(iter(found[split].values())) for split in SPLITS if split in found}
 
 
 def _read_files(files: list[Path], split: str, task: DataSettings, columns: Mapping[str, str]) -> Dataset:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from distil_nlp.data.batches import list_batches
+from distil_nlp.data.batches import Lists, list_counts
 from distil_nlp.data.collate import OnlyColumns
-from distil_nlp.data.tasks import Outputs
 from distil_nlp.data.writing import writer
 from distil_nlp.export import torch_forward
 from distil_nlp.signals import Needs, valid_tokens
@@ -46,12 +45,12 @@ class PaddedBatches:
         description: str = "",
     ) -> None:
         self.collator, self.description = collator, description
-        lengths = _lengths(rows, "input_ids")
+        lengths = list_counts(rows, "input_ids")
         self.order = np.argsort(lengths, kind="stable")
         if most_tokens is None:
             starts = list(range(0, len(rows), batch_size))
         else:
-            told = _lengths(rows, "labels") if "labels" in rows.column_names else lengths
+            told = list_counts(rows, "labels") if "labels" in rows.column_names else lengths
             starts = _starts(told[self.order], batch_size, most_tokens)
         self._chosen = np.split(self.order, starts[1:])  # rows of each batch
         if isinstance(collator, OnlyColumns):  # others may be long lists, which would be decoded for nothing
@@ -78,7 +77,7 @@ class PaddedBatches:
         self,
         forward: Callable[[Batch], Mapping[str, Array]],
         keep: Callable[[Mapping[str, Array], Batch], list[Array]],
-    ) -> Outputs:
+    ) -> Lists:
         """Runs a model on all rows, and puts together what is kept of its outputs, in the rows' own order.
 
         Args:
@@ -89,12 +88,7 @@ class PaddedBatches:
         restored = [kept[place] for place in np.argsort(self.order)]
         counts = np.array([len(values) for values in restored])
         values = np.concatenate(restored)
-        return Outputs(values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values, counts)
-
-
-def _lengths(rows: Dataset, column: str) -> NDArray[np.int64]:
-    """How long each row's list is."""
-    return np.concatenate([lists.counts for lists in list_batches(rows, column)])
+        return Lists(values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values, counts)
 
 
 def _starts(lengths: NDArray[np.int64], batch_size: int, most_tokens: int) -> list[int]:

@@ -14,7 +14,7 @@ from distil_nlp.errors import ExportError
 from distil_nlp.signals import IGNORED, LABEL_NAMES
 
 Batch = Mapping[str, np.ndarray]
-Outputs = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
 def attention_mask(batch: Batch) -> np.ndarray:

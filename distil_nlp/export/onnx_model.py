@@ -13,7 +13,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from distil_nlp.data.writing import ends_of, up_to_end
 from distil_nlp.errors import ExportError
-from distil_nlp.export.batches import Batch, Outputs, attention_mask, complete_batch, decoder_inputs
+from distil_nlp.export.batches import Arrays, Batch, attention_mask, complete_batch, decoder_inputs
 from distil_nlp.export.decoder import Decoder, is_present
 from distil_nlp.export.generate import generate
 from distil_nlp.export.graphs import Graphs
@@ -46,11 +46,11 @@ class OnnxModel(ABC):
     decoder: Decoder
 
     @abstractmethod
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: Batch) -> Arrays:
         """The outputs for a batch, without a cache of keys and values."""
 
     @abstractmethod
-    def in_steps(self, batch: Batch) -> Outputs:
+    def in_steps(self, batch: Batch) -> Arrays:
         """The same outputs by way of the cache: later tokens are computed on what is kept of earlier ones."""
 
     @abstractmethod
@@ -86,12 +86,12 @@ class OneGraph(OnnxModel):
         self.session, self.name, self.decoder = session, name, Decoder(session, name)
         self.inputs = self.decoder.inputs
 
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: Batch) -> Arrays:
         """The graph is given only the inputs that it has; of a cache, an empty one."""
         outputs = [value.name for value in self.session.get_outputs() if not is_present(value.name)]
         return dict(zip(outputs, run_session(self.session, outputs, self._feeds(batch), self.name), strict=True))
 
-    def in_steps(self, batch: Batch) -> Outputs:
+    def in_steps(self, batch: Batch) -> Arrays:
         """In two parts, the second on what is kept of the first."""
         ids, mask = np.asarray(batch["input_ids"], dtype=np.int64), attention_mask(batch)
         half = -(-ids.shape[1] // 2)
@@ -143,13 +143,13 @@ class EncoderDecoder(OnnxModel):
     ) -> None:
         self.encoder, self.decoder, self.folder, self.name = encoder, Decoder(decoder, name), folder, name
 
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: Batch) -> Arrays:
         """The decoder reads ``decoder_input_ids``, or else what its model makes of ``labels``."""
         ids = self.complete(batch)["decoder_input_ids"]
         context = self._context(batch)
         return self._outputs(context, self.decoder.step(ids, np.ones_like(ids), context=context)[0])
 
-    def in_steps(self, batch: Batch) -> Outputs:
+    def in_steps(self, batch: Batch) -> Arrays:
         """Token by token."""
         ids = self.complete(batch)["decoder_input_ids"]
         context, past, logits = self._context(batch), None, []
@@ -203,7 +203,7 @@ class EncoderDecoder(OnnxModel):
         (states,) = run_session(self.encoder, ["last_hidden_state"], feeds, self.name)
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
-    def _outputs(self, context: Batch, logits: np.ndarray) -> Outputs:
+    def _outputs(self, context: Batch, logits: np.ndarray) -> Arrays:
         return {"encoder_last_hidden_state": context["encoder_hidden_states"], "logits": logits}
 
 

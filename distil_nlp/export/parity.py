@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from distil_nlp.blocks import is_seq2seq
 from distil_nlp.errors import ExportError
-from distil_nlp.export.batches import Batch, Outputs, attention_mask, shift_labels
+from distil_nlp.export.batches import Arrays, Batch, attention_mask, shift_labels
 from distil_nlp.export.graphs import Graphs
 from distil_nlp.export.onnx_model import open_onnx
 from distil_nlp.signals import IGNORED, LABEL_NAMES
@@ -58,7 +58,7 @@ def torch_logits(model: nn.Module, batches: Iterable[Batch]) -> list[dict[str, n
     return [forward(batch) for forward in [torch_forward(model)] for batch in batches]
 
 
-def torch_forward(model: nn.Module) -> Callable[[Batch], Outputs]:
+def torch_forward(model: nn.Module) -> Callable[[Batch], Arrays]:
     """A transformers model as a function of padded batches: the same shape of answer as an exported one's.
 
     Of a batch it takes what the model takes, but for labels; the decoder of an encoder-decoder reads what its model
@@ -67,7 +67,7 @@ def torch_forward(model: nn.Module) -> Callable[[Batch], Outputs]:
     device = next((parameter.device for parameter in model.parameters()), None)
 
     @torch.inference_mode()
-    def forward(batch: Batch) -> Outputs:
+    def forward(batch: Batch) -> Arrays:
         inputs = model_inputs(model, batch)
         output = model(**{name: torch.as_tensor(value).to(device) for name, value in inputs.items()})
         return {name: _array(value) for name, value in output.items() if torch.is_tensor(value)}
@@ -90,7 +90,7 @@ def _array(value: torch.Tensor) -> np.ndarray:
     return (value.float() if value.is_floating_point() else value).cpu().numpy()
 
 
-def compare(reference: Iterable[Outputs], outputs: Iterable[Outputs], batches: Iterable[Batch]) -> Comparison:
+def compare(reference: Iterable[Arrays], outputs: Iterable[Arrays], batches: Iterable[Batch]) -> Comparison:
     """Compares outputs with a reference wherever a token is not padding, holding those of one batch at a time.
 
     Raises:
@@ -118,7 +118,7 @@ def compare(reference: Iterable[Outputs], outputs: Iterable[Outputs], batches: I
     )
 
 
-def _check_counterpart(name: str, value: np.ndarray, expected: Outputs) -> None:
+def _check_counterpart(name: str, value: np.ndarray, expected: Arrays) -> None:
     if name not in expected or expected[name].shape != value.shape:
         raise ExportError(
             "Compare the ONNX outputs with PyTorch's.",

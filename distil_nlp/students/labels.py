@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from distil_nlp.label_names import as_compared
+from distil_nlp.label_names import as_compared, names_by_id
 from distil_nlp.students.inherit import changed_axes, inherit
 
 
@@ -24,7 +24,7 @@ def with_labels(model: PreTrainedModel, names: Sequence[str]) -> PreTrainedModel
     Raises:
         ModelError: if the model's class does not allow another number of labels.
     """
-    id2label = {int(index): str(name) for index, name in (model.config.id2label or {}).items()}
+    id2label = names_by_id(model.config)
     known, wanted = as_compared(list(id2label.values()), names)
     places = dict(zip(known, id2label, strict=True))
     kept = [places.get(name) for name in wanted]

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from distil_nlp.blocks import describe, find_blocks
 from distil_nlp.capture import capture, has_plain_vocabulary_head, prepare_attention
 from distil_nlp.errors import ModelError
+from distil_nlp.label_names import names_by_id
 from distil_nlp.signals import Batch, Needs, Shape, Signals
 from distil_nlp.weights import plain_tensors
 
@@ -78,10 +79,10 @@ class ModelTeacher:
 
 def label_names(config: PretrainedConfig, shape: Shape) -> tuple[str, ...] | None:
     """Names of the labels of a model in the order of its logits; None for a head that has no labels."""
-    id2label = {int(index): str(name) for index, name in (config.id2label or {}).items()}
-    if shape.item not in ("example", "token") or sorted(id2label) != list(range(shape.num_outputs)):
+    id2label = names_by_id(config)
+    if shape.item not in ("example", "token") or list(id2label) != list(range(shape.num_outputs)):
         return None
-    return tuple(id2label[index] for index in sorted(id2label))
+    return tuple(id2label.values())
 
 
 def _deciding(config: Any) -> Any:

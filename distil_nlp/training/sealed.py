@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from distil_nlp.errors import TrainingError
+from distil_nlp.errors import TrainingError, listed
 from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
 
 OBJECTIVES_FILE = "objectives.safetensors"
@@ -89,6 +89,4 @@ class SealedTrainer(Trainer):
 
 
 def _named(shapes: set[tuple[Any, ...]]) -> str:
-    names = [f"{name} {list(shape)}" for name, *shape in sorted(shapes)]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more or "nothing"
+    return listed([f"{name} {list(shape)}" for name, *shape in sorted(shapes)], 3)

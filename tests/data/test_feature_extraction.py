@@ -10,9 +10,10 @@ from tiny_models import CONFIGS
 from tiny_run import build_tokenizer
 from transformers import AutoModel
 
+from distil_nlp.data.batches import Lists
 from distil_nlp.data.embedding import Embedding, embedding_files
 from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks import TASKS, Outputs
+from distil_nlp.data.tasks import TASKS
 from distil_nlp.errors import DataError, ModelError
 from distil_nlp.recipe.tasks import FeatureExtractionSection
 
@@ -138,7 +139,7 @@ def test_one_vector_a_row_is_kept_as_a_loop_over_tokens_makes_it(pooling, normal
 
 
 def outputs(vectors):
-    return Outputs(np.asarray(vectors, dtype=np.float32), np.ones(len(vectors), dtype=np.int64))
+    return Lists(np.asarray(vectors, dtype=np.float32), np.ones(len(vectors), dtype=np.int64))
 
 
 def test_the_prediction_of_a_pair_is_its_cosine():

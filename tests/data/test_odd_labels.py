@@ -12,8 +12,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from transformers import BertConfig
 
+from distil_nlp.data.batches import Lists
 from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks import Outputs, TextClassification, TokenClassification
+from distil_nlp.data.tasks import TextClassification, TokenClassification
 from distil_nlp.errors import DataError, ModelError
 from distil_nlp.recipe.tasks import TextClassificationSection, TokenClassificationSection
 
@@ -120,7 +121,7 @@ def test_rows_without_labels_cannot_be_scored(problem: str, labels: Any, fits: A
 )
 def test_rows_that_are_all_alike_do_not_tell_a_teacher_from_a_constant(problem: str, labels: Any, outputs: Any) -> None:
     rows = Dataset.from_dict({"labels": labels})
-    assert task_of(problem).weakness(Outputs(np.array(outputs), np.ones(len(labels), int)), rows) is None
+    assert task_of(problem).weakness(Lists(np.array(outputs), np.ones(len(labels), int)), rows) is None
 
 
 # ---- teachers ----

@@ -12,9 +12,10 @@ from datasets import Dataset
 from tiny_run import build_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from distil_nlp.data.batches import Lists
 from distil_nlp.data.load import load_task_data
 from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks import Outputs, QuestionAnswering
+from distil_nlp.data.tasks import QuestionAnswering
 from distil_nlp.data.tasks.question_answering import best_span
 from distil_nlp.errors import DataError
 from distil_nlp.recipe.tasks import QuestionAnsweringSection
@@ -189,7 +190,7 @@ def test_answers_are_the_best_spans(tokenizer: PreTrainedTokenizerFast, settings
     kept = [generator.normal(size=(1 + length, 2)) for length in rows["context_length"][:]]
     for values in kept:
         values[0] += 1.2  # so that no answer wins at times
-    outputs = Outputs(np.concatenate(kept), np.array([len(values) for values in kept]))
+    outputs = Lists(np.concatenate(kept), np.array([len(values) for values in kept]))
     found = task.predictions(outputs, rows, examples)
     least = settings.get("null_threshold", 0.0) if settings else None
     assert found == naive_answers(list(rows), kept, examples["context"][:], longest=longest, least=least)
@@ -259,8 +260,8 @@ def test_a_teacher_must_beat_the_whole_context(tokenizer: PreTrainedTokenizerFas
         whole.append(np.zeros_like(logits))
         whole[-1][1, 0] = whole[-1][-1, 1] = 1.0
     counts = np.array([len(values) for values in right])
-    assert task.weakness(Outputs(np.concatenate(right), counts), rows) is None
-    said = task.weakness(Outputs(np.concatenate(whole), counts), rows)
+    assert task.weakness(Lists(np.concatenate(right), counts), rows) is None
+    said = task.weakness(Lists(np.concatenate(whole), counts), rows)
     assert said is not None
     given, always = (float(part.split()[0].rstrip(".;")) for part in (said.split(" is ")[1], said.split("have ")[1]))
     assert given == always < 0.9

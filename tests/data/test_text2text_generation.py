@@ -15,8 +15,9 @@ from datasets import Dataset
 from tiny_seq2seq import build_tokenizer, tiny_seq2seq
 from transformers.utils import logging
 
+from distil_nlp.data.batches import Lists
 from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks import Outputs, Text2TextGeneration
+from distil_nlp.data.tasks import Text2TextGeneration
 from distil_nlp.data.teacher_targets import TargetFile
 from distil_nlp.data.writing import writer
 from distil_nlp.errors import DataError
@@ -48,14 +49,14 @@ def model_of(family: str = "t5") -> Any:
     return model
 
 
-def outputs_of(task: Text2TextGeneration, model: Any, rows: Dataset, size: int = 3) -> Outputs:
+def outputs_of(task: Text2TextGeneration, model: Any, rows: Dataset, size: int = 3) -> Lists:
     forward, collate, kept = task.forward(TorchPredictor(model), TOKENIZER), task.collator(TOKENIZER, train=False), []
     for start in range(0, len(rows), size):
         batch = {
             k: v.numpy() for k, v in collate([rows[i] for i in range(start, min(start + size, len(rows)))]).items()
         }
         kept += task.keep(forward(batch), batch)
-    return Outputs(np.concatenate(kept), np.array([len(each) for each in kept]))
+    return Lists(np.concatenate(kept), np.array([len(each) for each in kept]))
 
 
 def alone(model: Any, ids: list[int], **how: Any) -> list[int]:
@@ -122,7 +123,7 @@ def test_outputs_are_saved_as_they_are(tmp_path: Path) -> None:
     kept = task.keep({"texts": texts}, {})
     np.savez(tmp_path / "out.npz", values=np.concatenate(kept), counts=[len(each) for each in kept])
     with np.load(tmp_path / "out.npz", allow_pickle=False) as saved:
-        assert task.predictions(Outputs(**saved), clean_rows(), clean_rows()) == ["Käfer 北京 🙂", "", "it"]
+        assert task.predictions(Lists(**saved), clean_rows(), clean_rows()) == ["Käfer 北京 🙂", "", "it"]
 
 
 def test_a_checkpoints_own_settings_stay_but_for_those_of_the_recipe(capfd: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +191,7 @@ def test_a_teacher_that_writes_one_text_for_all_has_learned_nothing() -> None:
 
     def weakness(texts: list[str], rows: Dataset) -> str | None:
         kept = task.keep({"texts": texts}, {})
-        return task.weakness(Outputs(np.concatenate(kept), np.array([len(each) for each in kept])), rows)
+        return task.weakness(Lists(np.concatenate(kept), np.array([len(each) for each in kept])), rows)
 
     assert "On 4 validation rows it writes the same text" in str(weakness(["it"] * 4, rows))
     assert weakness([""] * 4, rows) is not None

@@ -18,8 +18,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from distil_nlp.data.batches import Lists
 from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks import TASKS, Outputs, TextClassification
+from distil_nlp.data.tasks import TASKS, TextClassification
 from distil_nlp.errors import DataError, ModelError, RecipeError
 from distil_nlp.evaluation.metrics import compute_metrics
 from distil_nlp.recipe.tasks import TextClassificationSection
@@ -98,7 +99,7 @@ def test_the_model_is_told_the_names() -> None:
 def test_predictions_and_references() -> None:
     logits = np.array([[0.1, 2.0, -1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     kept = TASK.keep({"logits": logits}, {})
-    outputs = Outputs(np.concatenate(kept), np.array([len(each) for each in kept]))
+    outputs = Lists(np.concatenate(kept), np.array([len(each) for each in kept]))
     rows = Dataset.from_dict({"labels": [1, 1, 2]})
     assert outputs.counts.tolist() == [1, 1, 1]
     assert TASK.predictions(outputs, rows, rows).tolist() == [1, 0, 2]
@@ -107,8 +108,8 @@ def test_predictions_and_references() -> None:
 
 def test_a_teacher_must_beat_the_commonest_label() -> None:
     rows = Dataset.from_dict({"labels": [0, 0, 0, 1]})
-    always_zero = Outputs(np.array([[1.0, 0.0]] * 4), np.ones(4, dtype=int))
-    right = Outputs(np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]]), np.ones(4, dtype=int))
+    always_zero = Lists(np.array([[1.0, 0.0]] * 4), np.ones(4, dtype=int))
+    right = Lists(np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]]), np.ones(4, dtype=int))
     assert "right in 0.750; always giving the commonest label would be right in 0.750" in TASK.weakness(
         always_zero, rows
     )
@@ -184,7 +185,7 @@ def test_any_number_of_labels_become_ones_and_zeros() -> None:
     batch = task.collator(tokenizer)([tokenized[i] for i in range(3)])
     assert batch["labels"].dtype == torch.float32
     assert task.references(tokenized, rows).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
-    outputs = Outputs(np.array([[0.1, 2.0, -1.0], [-0.1, 0.0, 0.0], [5.0, -5.0, 1.0]]), np.ones(3, dtype=int))
+    outputs = Lists(np.array([[0.1, 2.0, -1.0], [-0.1, 0.0, 0.0], [5.0, -5.0, 1.0]]), np.ones(3, dtype=int))
     assert task.predictions(outputs, tokenized, rows).tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
 
 
@@ -225,7 +226,7 @@ def test_numbers() -> None:
     assert (task.label_names(rows), task.seen_labels(rows), task.majority(rows)) == (None, set(), None)
     tokenized = task.tokenize(rows, make_tokenizer())
     assert task.references(tokenized, rows).tolist() == [1.5, -2.0, 0.0]
-    outputs = Outputs(np.array([[0.5], [1.5], [-1.0]], dtype=np.float32), np.ones(3, dtype=int))
+    outputs = Lists(np.array([[0.5], [1.5], [-1.0]], dtype=np.float32), np.ones(3, dtype=int))
     assert task.predictions(outputs, tokenized, rows).tolist() == [0.5, 1.5, -1.0]
 
 
@@ -248,7 +249,7 @@ def test_metrics_and_objectives_suit_the_problem(problem: str) -> None:
 def test_a_teacher_of_numbers_must_beat_their_mean() -> None:
     task, rows = make_task(problem="regression"), Dataset.from_dict({"labels": [1.0, 2.0, 6.0]})
     for given, weak in [([3.0, 3.0, 3.0], True), ([1.5, 2.5, 5.0], False), ([9.0, 0.0, 1.0], True)]:
-        said = task.weakness(Outputs(np.array(given)[:, None], np.ones(3, dtype=int)), rows)
+        said = task.weakness(Lists(np.array(given)[:, None], np.ones(3, dtype=int)), rows)
         assert (said is not None) == weak
     error, spread = ((9 - 1) ** 2 + 2**2 + 5**2) / 3, np.var([1, 2, 6])
     assert f"error is {error:.4g}; always giving their mean would have {spread:.4g}." in said
@@ -260,7 +261,7 @@ def test_a_teacher_of_labels_must_beat_the_best_answer_for_all() -> None:
     task = make_task(problem="multi_label")
 
     def weak(given: np.ndarray) -> bool:
-        outputs = Outputs(np.where(given, 1.0, -1.0), np.ones(4, dtype=int))
+        outputs = Lists(np.where(given, 1.0, -1.0), np.ones(4, dtype=int))
         return task.weakness(outputs, rows) is not None
 
     def f1(given: np.ndarray) -> float:
@@ -269,9 +270,7 @@ def test_a_teacher_of_labels_must_beat_the_best_answer_for_all() -> None:
     constant = [np.tile(each, (4, 1)) for each in itertools.product([0, 1], repeat=3) if any(each)]
     best = max(constant, key=f1)
     assert all(weak(each) for each in [*constant, np.zeros((4, 3), int)])
-    assert f"would have {f1(best):.3f}" in task.weakness(
-        Outputs(np.where(best, 1.0, -1.0), np.ones(4, dtype=int)), rows
-    )
+    assert f"would have {f1(best):.3f}" in task.weakness(Lists(np.where(best, 1.0, -1.0), np.ones(4, dtype=int)), rows)
     assert not weak(right)
     better = best.copy()
     better[3] = 0

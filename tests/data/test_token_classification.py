@@ -12,9 +12,10 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from tiny_run import build_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from distil_nlp.data.batches import Lists
 from distil_nlp.data.load import load_task_data
 from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks import Outputs, TokenClassification
+from distil_nlp.data.tasks import TokenClassification
 from distil_nlp.errors import DataError, ModelError
 from distil_nlp.recipe.tasks import TokenClassificationSection
 
@@ -76,7 +77,7 @@ def test_tags_come_back_to_their_words(tokenizer: PreTrainedTokenizerFast) -> No
         logits[(*place, max(label, 0))] = 1.0  # what is right
     kept = task.keep({"logits": logits}, batch)
     assert [len(values) for values in kept] == [3, 2, 3]
-    outputs = Outputs(np.concatenate(kept), np.array([len(values) for values in kept]))
+    outputs = Lists(np.concatenate(kept), np.array([len(values) for values in kept]))
     found = task.predictions(outputs, rows, examples)
     assert found == [["B-X", "I-X", "O"], ["O", "B-X", "O", "I-X"], ["B-X", "O", "B-X", "O", "O"]]
     assert task.references(rows, examples) == [row["tags"] for row in ROWS]
@@ -85,7 +86,7 @@ def test_tags_come_back_to_their_words(tokenizer: PreTrainedTokenizerFast) -> No
 def test_words_without_a_token_get_the_first_tag_where_there_is_no_o(tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{"tokens": ["", "a"], "tags": ["NOUN", "VERB"]}, {"tokens": ["b"], "tags": ["ADJ"]}]
     task, (examples, _) = make_task(), clean(rows)
-    outputs = Outputs(np.array([[0, 0, 1.0], [0, 1.0, 0]]), np.array([1, 1]))
+    outputs = Lists(np.array([[0, 0, 1.0], [0, 1.0, 0]]), np.array([1, 1]))
     assert task.predictions(outputs, task.tokenize(examples, tokenizer), examples) == [["ADJ", "VERB"], ["NOUN"]]
 
 
@@ -141,7 +142,7 @@ def test_a_teacher_must_know_more_than_the_commonest_tag(tokenizer: PreTrainedTo
     assert Counter(right) == {0: 4, 2: 2, 1: 2}
     counts = np.array([3, 2, 3])
     for given, weak in [(np.zeros(8, int), True), (np.full(8, 2), False), (np.where(np.array(right) == 0, 1, 0), True)]:
-        assert (make_task().weakness(Outputs(np.eye(3)[given], counts), rows) is not None) == weak
+        assert (make_task().weakness(Lists(np.eye(3)[given], counts), rows) is not None) == weak
 
 
 def test_a_slow_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from transformers import BertConfig
 
 from distil_nlp.data.align import align_labels
 from distil_nlp.errors import ModelError
-from distil_nlp.label_names import as_compared, unnamed
+from distil_nlp.label_names import as_compared, names_by_id, unnamed
 from distil_nlp.students.labels import with_labels
 from distil_nlp.teachers import EnsembleTeacher
 from distil_nlp.teachers.label_sets import label_columns
@@ -45,3 +45,10 @@ def test_a_teacher_with_the_two_exchanged_is_refused() -> None:
     align_labels(config, ["us", "US"])
     with pytest.raises(ModelError, match="the same in another order"):
         align_labels(config, ["US", "us"])
+
+
+def test_names_come_in_the_order_of_their_ids() -> None:
+    config = BertConfig(id2label={str(index): f"name {index}" for index in (10, 2, 0)})
+    assert list(names_by_id(config).items()) == [(0, "name 0"), (2, "name 2"), (10, "name 10")]
+    config.id2label = None
+    assert names_by_id(config) == {}

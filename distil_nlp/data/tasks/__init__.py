@@ -1,6 +1,6 @@
 """Tasks, one a file, by the names that ``transformers.pipeline`` has for them."""
 
-from distil_nlp.data.tasks.base import TASKS, Forward, Outputs, Predictor, Task
+from distil_nlp.data.tasks.base import TASKS, Forward, Predictor, Task
 from distil_nlp.data.tasks.feature_extraction import FeatureExtraction
 from distil_nlp.data.tasks.fill_mask import FillMask
 from distil_nlp.data.tasks.question_answering import QuestionAnswering
@@ -14,7 +14,6 @@ __all__ = [
     "FeatureExtraction",
     "FillMask",
     "Forward",
-    "Outputs",
     "Predictor",
     "QuestionAnswering",
     "Task",

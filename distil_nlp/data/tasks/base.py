@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
-import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.data.align import align_labels
+from distil_nlp.data.batches import Lists
 from distil_nlp.data.read import RawData
 from distil_nlp.data.texts import text_column
 from distil_nlp.registry import Registry
@@ -33,22 +33,6 @@ class Predictor(Protocol):
         """What writes a text for each row (:func:`~distil_nlp.data.writing.writer`)."""
 
 
-class Outputs(NamedTuple):
-    """What scoring keeps of a model's outputs on a split.
-
-    Attributes:
-        values: Those of all rows in their order, ``[items, ...]``.
-        counts: How many of them each row has, ``[rows]``.
-    """
-
-    values: Array
-    counts: Array
-
-    def by_row(self) -> list[Array]:
-        """The values of each row."""
-        return np.split(self.values, np.cumsum(self.counts)[:-1])
-
-
 class Task(ABC):
     """One kind of task, under the settings of a recipe.
 
@@ -61,6 +45,7 @@ class Task(ABC):
 
     Attributes:
         auto_class: The ``transformers`` class whose ``from_pretrained`` makes teacher and student.
+        keys: Those of the recipe that name columns of the source.
         metrics: The metrics to use when a recipe names none, the headline first.
         predicts: What predictions are, as metrics have it (:data:`~distil_nlp.evaluation.metrics.TAKES`).
         by_row: Whether a row has one prediction, so that the metrics can follow while transformers evaluates.
@@ -69,6 +54,7 @@ class Task(ABC):
     """
 
     auto_class: ClassVar[Any]
+    keys: ClassVar[tuple[str, ...]]
     by_row: ClassVar[bool] = False
     metrics: tuple[str, ...]
     predicts: str
@@ -84,11 +70,10 @@ class Task(ABC):
     # ---- rows ----
 
     @property
-    @abstractmethod
     def columns(self) -> dict[str, str]:
-        """The source's column for each key of the recipe that names one."""
+        """The source's column for each of :attr:`keys` that names one."""
+        return {key: column for key in self.keys if (column := getattr(self.settings, key)) is not None}
 
-    @abstractmethod
     def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
         """Keeps the rows that can be learned from, under the task's own column names, by split.
 
@@ -99,6 +84,11 @@ class Task(ABC):
         Raises:
             DataError: for columns that do not hold what they should.
         """
+        return {name: self.clean_rows(rows, dropped) for name, rows in raw.splits.items()}
+
+    def clean_rows(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
+        """What :meth:`clean` makes of one split, where others have no say in it: here :meth:`clean_texts`."""
+        return self.clean_texts(rows, dropped)
 
     @property
     def text_columns(self) -> dict[str, str]:
@@ -244,11 +234,11 @@ class Task(ABC):
         return list(output["logits"][:, None])
 
     @abstractmethod
-    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> Any:
+    def predictions(self, outputs: Lists, rows: Dataset, examples: Dataset) -> Any:
         """What the metrics take.
 
         Args:
-            outputs: A model's, on the rows.
+            outputs: What :meth:`keep` kept of a model's, on all rows.
             rows: Tokenized.
             examples: Clean.
         """
@@ -257,7 +247,7 @@ class Task(ABC):
     def references(self, rows: Dataset, examples: Dataset) -> Any:
         """What is right, as the metrics take it."""
 
-    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+    def weakness(self, outputs: Lists, rows: Dataset) -> str | None:
         """Why a teacher with these outputs on tokenized rows has learned nothing; None for one that has."""
         return None
 

@@ -13,13 +13,13 @@ from datasets import Dataset, Value
 from numpy.typing import NDArray
 from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from distil_nlp.data.batches import map_texts
+from distil_nlp.data.batches import Lists, map_texts
 from distil_nlp.data.collate import OnlyColumns
 from distil_nlp.data.embedding import Embedding, embedding_files, read_embedding
 from distil_nlp.data.label_lists import numbers
 from distil_nlp.data.read import RawData
 from distil_nlp.data.split import SPLITS
-from distil_nlp.data.tasks.base import TASKS, Array, Outputs, Task
+from distil_nlp.data.tasks.base import TASKS, Array, Task
 from distil_nlp.data.texts import text_column
 from distil_nlp.errors import ModelError
 from distil_nlp.functional.pooling import pool
@@ -34,6 +34,7 @@ class FeatureExtraction(Task):
     """
 
     auto_class = AutoModel
+    keys = ("text", "text_pair", "score")
     default_objectives: ClassVar[Mapping[str, Mapping[str, Any]]] = {"sentence_embeddings": {}}
 
     @property
@@ -67,12 +68,6 @@ class FeatureExtraction(Task):
         )
 
     # ---- rows ----
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """``text``, and ``text_pair`` and ``score`` where they are named."""
-        named = {key: getattr(self.settings, key) for key in ("text", "text_pair", "score")}
-        return {key: column for key, column in named.items() if column is not None}
 
     def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
         """Rows with ``text``, ``text_pair`` and ``score``; of those to train on, any text is enough."""
@@ -144,7 +139,7 @@ class FeatureExtraction(Task):
         vectors = pool(states, torch.from_numpy(batch["attention_mask"]).bool(), self.embedding.pooling)
         return list((unit(vectors) if self.embedding.normalize else vectors).unsqueeze(1).numpy())
 
-    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> NDArray[Any]:
+    def predictions(self, outputs: Lists, rows: Dataset, examples: Dataset) -> NDArray[Any]:
         """Embeddings, ``[rows, width]``; with ``score``, the cosine of each example's two, ``[examples]``."""
         if self.scored_by_teacher:
             return outputs.values
@@ -155,7 +150,7 @@ class FeatureExtraction(Task):
         """The scores."""
         return np.asarray(examples["score"][:], dtype=np.float64)
 
-    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+    def weakness(self, outputs: Lists, rows: Dataset) -> str | None:
         """Every text has the same embedding."""
         first, rest = outputs.values[:1], outputs.values[1:]
         if not np.isfinite(outputs.values).all():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -18,7 +17,6 @@ from transformers import AutoModelForMaskedLM, DataCollatorForLanguageModeling, 
 from distil_nlp.data.align import check_fast
 from distil_nlp.data.batches import list_batches, map_texts
 from distil_nlp.data.collate import PadTokenLabels, Row
-from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import IGNORED, TASKS, Array
 from distil_nlp.data.tasks.language_modeling import LanguageModeling
 from distil_nlp.errors import ModelError
@@ -36,21 +34,13 @@ class FillMask(LanguageModeling):
     """
 
     auto_class = AutoModelForMaskedLM
+    keys = ("text",)
     metrics = ("perplexity", "masked_accuracy")
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """``text``."""
-        return {"text": self.settings.text}
 
     @property
     def text_columns(self) -> dict[str, str]:
         """``text``: no row has a label."""
         return self.columns
-
-    def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
-        """Rows with ``text``."""
-        return {name: self.clean_texts(rows, dropped) for name, rows in raw.splits.items()}
 
     def texts(self, rows: Dataset) -> list[tuple[str, ...]]:
         """The text."""

@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from distil_nlp.data.tasks.base import IGNORED, Array, Outputs, Task
+from distil_nlp.data.batches import Lists
+from distil_nlp.data.tasks.base import IGNORED, Array, Task
 
 _LOGITS = 2**22  # of which a copy is held at a time: 16 MiB
 
@@ -39,11 +40,11 @@ class LanguageModeling(Task):
         pairs = zip(predicting, labels[:, self.shift :], strict=True)
         return [_figures(row, wanted) for row, wanted in pairs]
 
-    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> NDArray[np.float64]:
+    def predictions(self, outputs: Lists, rows: Dataset, examples: Dataset) -> NDArray[np.float64]:
         """The sums of a row's figures, ``[rows, 2]``."""
         return np.array([figures.sum(axis=0, dtype=np.float64) for figures in outputs.by_row()])
 
-    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+    def weakness(self, outputs: Lists, rows: Dataset) -> str | None:
         """It knows no more of tokens than how common each is."""
         if not len(outputs.values):
             return "The validation rows have no token to predict."

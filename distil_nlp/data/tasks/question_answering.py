@@ -13,10 +13,9 @@ from datasets import Dataset, Sequence, Value
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
 from distil_nlp.data.align import check_fast
-from distil_nlp.data.batches import map_texts
+from distil_nlp.data.batches import Lists, map_texts
 from distil_nlp.data.collate import OnlyColumns, PadRight
-from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks.base import TASKS, Array, Outputs, Task
+from distil_nlp.data.tasks.base import TASKS, Array, Task
 from distil_nlp.data.texts import text_column
 from distil_nlp.errors import DataError
 
@@ -51,19 +50,12 @@ class QuestionAnswering(Task):
     """
 
     auto_class = AutoModelForQuestionAnswering
+    keys = ("question", "context", "answers")
     metrics = ("squad_f1", "exact_match")
     predicts = "answer"
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """``question``, ``context`` and ``answers``."""
-        return {key: getattr(self.settings, key) for key in ("question", "context", "answers")}
-
-    def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
-        """Rows with ``question``, ``context`` and ``answers``, of which each stands where ``answer_start`` says."""
-        return {name: self._clean(rows, dropped) for name, rows in raw.splits.items()}
-
-    def _clean(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
+    def clean_rows(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
+        """Those with ``question``, ``context`` and ``answers``, of which each stands where ``answer_start`` says."""
         questions = text_column(rows, "question", self.settings)
         contexts = text_column(rows, "context", self.settings, strip=False)
         kept, answers = [], []
@@ -145,7 +137,7 @@ class QuestionAnswering(Task):
         places = zip(logits, *(batch[name] for name in PLACES), strict=True)
         return [np.concatenate([row[[null]], row[start : start + length]]) for row, null, start, length in places]
 
-    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> list[str]:
+    def predictions(self, outputs: Lists, rows: Dataset, examples: Dataset) -> list[str]:
         """The answer to each question, empty for none."""
         contexts = examples["context"][:]
         best, answers, none = [-math.inf] * len(contexts), [""] * len(contexts), [math.inf] * len(contexts)
@@ -165,7 +157,7 @@ class QuestionAnswering(Task):
         """The right answers to each question; none where there is no answer."""
         return [answers["text"] for answers in examples["answers"][:]]
 
-    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+    def weakness(self, outputs: Lists, rows: Dataset) -> str | None:
         """Its spans overlap the right ones no better than the whole context would."""
         given, whole = [], []
         columns = zip(*(rows[name][:] for name in (*POSITIONS, *PLACES)), strict=True)

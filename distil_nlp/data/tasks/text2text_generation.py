@@ -18,9 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from distil_nlp.data.batches import list_batches, list_counts, map_texts
-from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks.base import TASKS, Array, Forward, Outputs, Predictor
+from distil_nlp.data.batches import Lists, list_batches, list_counts, map_texts
+from distil_nlp.data.tasks.base import TASKS, Array, Forward, Predictor
 from distil_nlp.data.tasks.language_modeling import LanguageModeling
 from distil_nlp.data.teacher_targets import TargetFile, with_teacher_targets
 from distil_nlp.data.texts import text_column
@@ -38,6 +37,7 @@ class Text2TextGeneration(LanguageModeling):
     """
 
     auto_class = AutoModelForSeq2SeqLM
+    keys = ("source", "target")
     metrics = ("rouge_l", "rouge_1", "rouge_2", "sequence_accuracy")
 
     @property
@@ -46,20 +46,12 @@ class Text2TextGeneration(LanguageModeling):
         return "likelihood" if self.settings.metrics[:1] in LIKELIHOOD else "text"
 
     @property
-    def columns(self) -> dict[str, str]:
-        """``source`` and ``target``."""
-        return {"source": self.settings.source, "target": self.settings.target}
-
-    @property
     def lengths(self) -> dict[str, int]:
         """Of sources and targets."""
         return {**super().lengths, "max_target_length": self.settings.max_target_length}
 
-    def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
-        """Rows with ``source`` and ``target``."""
-        return {name: self._clean(rows, dropped) for name, rows in raw.splits.items()}
-
-    def _clean(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
+    def clean_rows(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
+        """Those with ``source`` and ``target``."""
         columns = {key: text_column(rows, key, self.settings) for key in self.columns}
         kept = []
         for row, (source, target) in enumerate(zip(columns["source"], columns["target"], strict=True)):
@@ -153,7 +145,7 @@ class Text2TextGeneration(LanguageModeling):
             return super().keep(output, batch)
         return [np.frombuffer(text.strip().encode("utf-8"), dtype=np.uint8) for text in output["texts"]]
 
-    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> Any:
+    def predictions(self, outputs: Lists, rows: Dataset, examples: Dataset) -> Any:
         """The texts, or the sums of a row's figures."""
         if self.predicts == "likelihood":
             return super().predictions(outputs, rows, examples)
@@ -169,7 +161,7 @@ class Text2TextGeneration(LanguageModeling):
         """The tokens of the targets."""
         return [row for batch in list_batches(rows, "labels") for row in batch.by_row()]
 
-    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+    def weakness(self, outputs: Lists, rows: Dataset) -> str | None:
         """It writes one text for all rows; or its first choices are no better than the commonest token."""
         if self.predicts == "likelihood":
             return super().weakness(outputs, rows)

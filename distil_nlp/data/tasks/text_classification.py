@@ -19,14 +19,14 @@ from transformers import (
 )
 
 from distil_nlp.data.align import align_labels
-from distil_nlp.data.batches import list_batches, map_texts
+from distil_nlp.data.batches import Lists, list_batches, map_texts
 from distil_nlp.data.collate import OnlyColumns
 from distil_nlp.data.groups import group_ids, refuse_single_rows
 from distil_nlp.data.label_lists import encode_label_lists, numbers, refuse_ones_and_zeros
 from distil_nlp.data.labels import NO_CLASS, NO_LABEL, encode_labels, is_missing, is_secret
 from distil_nlp.data.read import RawData
 from distil_nlp.data.split import SPLITS
-from distil_nlp.data.tasks.base import TASKS, Array, Outputs, Task
+from distil_nlp.data.tasks.base import TASKS, Array, Task
 from distil_nlp.data.texts import text_column
 from distil_nlp.errors import DataError, ModelError
 from distil_nlp.signals import IGNORED
@@ -45,6 +45,7 @@ class TextClassification(Task):
     """One label for each row, any number of labels, or a number (``settings.problem``)."""
 
     auto_class = AutoModelForSequenceClassification
+    keys = ("text", "text_pair", "label", "group")
     by_row = True
     problem_type: ClassVar[dict[str, Any]] = {
         "single_label": "single_label_classification",
@@ -71,12 +72,6 @@ class TextClassification(Task):
     @property
     def _is_number(self) -> bool:
         return bool(self.settings.problem == "regression")
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """``text``, ``text_pair`` for pairs, ``label``, and ``group`` where it is named."""
-        named = {key: getattr(self.settings, key) for key in ("text", "text_pair", "label", "group")}
-        return {key: column for key, column in named.items() if column is not None}
 
     def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
         """Rows with ``text``, ``text_pair`` for pairs, ``label``, and the number of their ``group`` if it is named."""
@@ -210,7 +205,7 @@ class TextClassification(Task):
             return super().keep(output, batch)
         return list(np.argmax(output["logits"], axis=-1)[:, None])
 
-    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> NDArray[Any]:
+    def predictions(self, outputs: Lists, rows: Dataset, examples: Dataset) -> NDArray[Any]:
         """The class of the highest logit ``[rows]``, the labels above even odds ``[rows, labels]``, or the number."""
         if self._is_number:
             return np.asarray(outputs.values[:, 0], dtype=np.float64)
@@ -243,7 +238,7 @@ class TextClassification(Task):
         else:
             yield np.asarray(rows["labels"][:], dtype=np.float64)
 
-    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+    def weakness(self, outputs: Lists, rows: Dataset) -> str | None:
         """No better than one answer for all rows; where one is right for all, nothing can be told."""
         given, right = self.predictions(outputs, rows, rows), self.references(rows, rows)
         if (right == right[0]).all():

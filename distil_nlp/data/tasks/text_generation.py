@@ -17,7 +17,6 @@ from distil_nlp.data.align import check_fast
 from distil_nlp.data.batches import Lists, list_batches, map_texts
 from distil_nlp.data.chat import chat_text, check_template, conversations, encode_chat, has_answer
 from distil_nlp.data.collate import PadTokenLabels
-from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import IGNORED, TASKS, Array
 from distil_nlp.data.tasks.language_modeling import LanguageModeling
 from distil_nlp.data.texts import text_column
@@ -34,20 +33,12 @@ class TextGeneration(LanguageModeling):
     """
 
     auto_class = AutoModelForCausalLM
+    keys = ("text", "prompt", "completion", "messages")
     metrics = ("perplexity", "next_token_accuracy")
     shift = 1
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """``text``, or ``prompt`` and ``completion``, or ``messages``."""
-        names = ("text", "prompt", "completion", "messages")
-        return {name: getattr(self.settings, name) for name in names if getattr(self.settings, name) is not None}
-
-    def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
-        """Rows with the columns of the same names."""
-        return {name: self._clean(rows, dropped) for name, rows in raw.splits.items()}
-
-    def _clean(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
+    def clean_rows(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
+        """Those with ``text``, or ``prompt`` and ``completion``, or ``messages``."""
         if self.settings.messages is not None:
             good = [has_answer(messages) for messages in conversations(rows, self.settings)]
             reason = "no answer of an assistant"

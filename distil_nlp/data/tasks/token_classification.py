@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from distil_nlp.data.align import check_fast
-from distil_nlp.data.batches import list_batches, list_counts, map_texts
+from distil_nlp.data.batches import Lists, list_batches, list_counts, map_texts
 from distil_nlp.data.collate import OnlyColumns
 from distil_nlp.data.label_lists import encode_label_lists, is_entity_tag
 from distil_nlp.data.read import RawData
-from distil_nlp.data.tasks.base import IGNORED, TASKS, Array, Outputs, Task
+from distil_nlp.data.tasks.base import IGNORED, TASKS, Array, Task
 from distil_nlp.errors import DataError
 from distil_nlp.signals import UNLABELLED
 
@@ -37,14 +37,10 @@ class TokenClassification(Task):
     """
 
     auto_class = AutoModelForTokenClassification
+    keys = ("tokens", "tags")
     default_objectives: ClassVar[Mapping[str, Mapping[str, Any]]] = {"logits_mse": {}}
     metrics = ("entity_f1", "entity_precision", "entity_recall", "tag_accuracy")
     predicts = "tags"
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """``tokens`` and ``tags``."""
-        return {"tokens": self.settings.tokens, "tags": self.settings.tags}
 
     def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
         """Rows with ``tokens`` and ``tags``, lists of like length."""
@@ -121,7 +117,7 @@ class TokenClassification(Task):
         pairs = zip(output["logits"], batch["labels"], strict=True)
         return [logits[labels != IGNORED] for logits, labels in pairs]
 
-    def predictions(self, outputs: Outputs, rows: Dataset, examples: Dataset) -> list[list[str]]:
+    def predictions(self, outputs: Lists, rows: Dataset, examples: Dataset) -> list[list[str]]:
         """A tag for each word; ``O`` or else the first tag for words that were cut off, or have no token."""
         names = self.label_names(examples)
         default = "O" if "O" in names else names[0]
@@ -140,7 +136,7 @@ class TokenClassification(Task):
         names = self.label_names(examples)
         return [[names[tag] for tag in tags] for tags in examples["tags"][:]]
 
-    def weakness(self, outputs: Outputs, rows: Dataset) -> str | None:
+    def weakness(self, outputs: Lists, rows: Dataset) -> str | None:
         """It never gives a right tag but the commonest."""
         right = np.concatenate([labels.values[labels.values != IGNORED] for labels in list_batches(rows, "labels")])
         given, majority = outputs.values.argmax(-1), np.bincount(right).argmax()
