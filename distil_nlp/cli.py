@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from distil_nlp.errors import DistilError, near_match
+from distil_nlp.report.numbers import duration
 
 if TYPE_CHECKING:
     from distil_nlp.run import Run
@@ -67,7 +68,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, output_dir: OutputDir =
         else:
             _stage(work, stage)
     _show(work)
-    console.print(f"The whole run took {_minutes(time.perf_counter() - started)}.")
+    console.print(f"The whole run took {duration(time.perf_counter() - started)}.")
 
 
 @app.command()
@@ -184,7 +185,7 @@ def _stage(work: Run, stage: str) -> None:
     started = time.perf_counter()
     console.print(f"[bold]{stage}[/bold]")
     run_stage(work, stage)
-    console.print(f"{stage:<10} {_minutes(time.perf_counter() - started)}")
+    console.print(f"{stage:<10} {duration(time.perf_counter() - started)}")
 
 
 def _show(work: Run) -> None:
@@ -201,10 +202,6 @@ def _show(work: Run) -> None:
 
 def _say(line: str) -> None:
     console.print(f"           {line}", markup=False)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distil_nlp.errors import MissingExtraError, UnresolvedReferenceError, first_line
+from distil_nlp.errors import MissingExtraError, UnresolvedReferenceError, first_line, listed
 from distil_nlp.wheels import SCHEME, WheelMember, closest
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ class HubReference:
 
     @property
     def local_files_only(self) -> bool:
-        """Whether ``HF_HUB_OFFLINE`` forbids asking the Hub."""
-        return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        """Whether ``HF_HUB_OFFLINE`` (or ``TRANSFORMERS_OFFLINE``) forbids asking the Hub."""
+        offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+        return offline.upper() in ("1", "ON", "YES", "TRUE")
 
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}" if self.revision else self.name
@@ -196,7 +197,8 @@ def hub_access(source: Path | HubReference) -> Iterator[None]:
     except (OSError, HTTPError) as error:
         near = difflib.get_close_matches(source.name, (path.name for path in Path().iterdir()), n=1)
         hint = f" There is a local '{near[0]}': did you mean './{near[0]}'?" if near else ""
-        offline = "HF_HUB_OFFLINE is set, and there is no local copy. " if source.local_files_only else ""
+        why = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and there is no local copy. "
+        offline = why if source.local_files_only else ""
         raise UnresolvedReferenceError(
             f"Cannot load '{source}' from the Hugging Face Hub.",
             f"{offline}{type(error).__name__}: {first_line(error)}",
@@ -256,18 +258,13 @@ def _check_model(path: Path, reference: str, gguf_file: str | None) -> None:
             raise refused(f"It has no '{gguf_file}'.", closest(gguf_file, ggufs or names))
     elif any(name.endswith(".safetensors") for name in names):
         if not {"config.json", ADAPTER} & set(names):
-            raise refused(f"It has no config.json, only {_listed(names)}.", made)
+            raise refused(f"It has no config.json, only {listed(names, 10)}.", made)
     elif ggufs:
-        raise refused(f"Its weights are GGUF: {_listed(ggufs)}.", f"Say which: `gguf_file: {ggufs[0]}`.")
+        raise refused(f"Its weights are GGUF: {listed(ggufs, 10)}.", f"Say which: `gguf_file: {ggufs[0]}`.")
     elif pickles:
-        raise refused(*_pickled(_listed(pickles), str(path)))
+        raise refused(*_pickled(listed(pickles, 10), str(path)))
     else:
-        raise refused(f"It has no weights (*.safetensors), only {_listed(names)}.", made)
-
-
-def _listed(names: list[str], shown: int = 10) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return (", ".join(names[:shown]) or "nothing") + more
+        raise refused(f"It has no weights (*.safetensors), only {listed(names, 10)}.", made)
 
 
 def _pickled(names: str, folder: str) -> tuple[str, str]:

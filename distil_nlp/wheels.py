@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from distil_nlp.cache import cache_dir
-from distil_nlp.checksums import crc32_of, sha256_of
 from distil_nlp.errors import UnresolvedReferenceError, near_match
+from distil_nlp.files import crc32_of, sha256_of
 
 SCHEME = "wheel://"
 logger = logging.getLogger(__name__)

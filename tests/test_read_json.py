@@ -39,7 +39,7 @@ def test_of_the_hub_without_a_connection(hub):
     assert read_json(hub, "modules.json") == [1]
     assert read_json(hub, "1_Pooling/config.json") == {"a": 2}
     assert read_json(hub, "absent.json") is None
-    with pytest.raises(UnresolvedReferenceError, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(UnresolvedReferenceError, match="HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"):
         read_json(hub, "unknown.json")
 
 

@@ -57,15 +57,8 @@ on_task = Lesson(teacher, parts.guide(teachers), parts.student_rows(teacher, cop
 #    objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0), HiddenStates(), Attentions()]
 for stage in recipe.distillation:
     if not (stage.name and (folder / stage.model / "config.json").is_file()):  # or else it was finished before
-        lesson = parts.lesson(stage, on_task)
-        trainer = parts.trainer(
-            student,
-            teacher=lesson.guide,
-            **parts.loss(student, lesson.teacher, stage, lesson.rows),
-            rows=lesson.rows,
-            arguments=stage.training,
-            output_dir=folder / "checkpoints" / stage.model,
-        )
+        taught = parts.taught(student, parts.lesson(stage, on_task), stage, folder)
+        trainer = parts.trainer(student, **taught, output_dir=folder / "checkpoints" / stage.model)
         trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint, if there is one
         if trainer.is_world_process_zero():
             run_folder.save_model(stage.model, student, parts.tokenizer, parts.task.companions(student))

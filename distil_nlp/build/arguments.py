@@ -20,6 +20,14 @@ TRAINING_DEFAULTS = {
 }
 
 
+def rows_trained_on(arguments: TrainingArguments, rows: int) -> int:
+    """How many of a training's rows it reads at all."""
+    if arguments.max_steps <= 0:
+        return rows
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return min(rows, arguments.max_steps * batch)
+
+
 def make_training_arguments(
     recipe: Recipe, arguments: dict[str, Any], output_dir: Path, seed: int | None = None
 ) -> TrainingArguments:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from distil_nlp.build.arguments import make_training_arguments
+from distil_nlp.build.arguments import make_training_arguments, rows_trained_on
 from distil_nlp.build.augmentation import make_augmentation
 from distil_nlp.build.loss import make_objectives, make_schedules, make_weighting
 from distil_nlp.build.models import Models
+from distil_nlp.build.teaching import make_stored
 from distil_nlp.data.augment import Augmentation
 from distil_nlp.data.student_rows import StudentRows, new_copies, student_rows, unlabelled_rows
 from distil_nlp.mapping import LayerMapping
@@ -77,10 +78,7 @@ class Assembly(Models):
         Raises:
             RecipeError: for whatever the recipe says of the loss that cannot be, with its line.
         """
-        stage = stage or self.recipe.distillation[-1]
-        objectives = make_objectives(self.recipe, stage, self.task.objective_arguments())
-        make_schedules(self.recipe, stage, objectives)
-        make_weighting(self.recipe, stage)
+        objectives: list[Objective] = self._loss(stage)["objectives"]
         return objectives
 
     def loss(
@@ -96,11 +94,33 @@ class Assembly(Models):
             stage: Of ``recipe.distillation``; the last one if None.
             rows: Tokenized ones to compare layers on; those of training if None.
         """
+        loss = self._loss(stage)
+        self.choose_layers(loss["objectives"], student, teacher, rows)
+        return loss
+
+    def _loss(self, stage: Stage | None) -> dict[str, Any]:
         stage = stage or self.recipe.distillation[-1]
         objectives = make_objectives(self.recipe, stage, self.task.objective_arguments())
-        self.choose_layers(objectives, student, teacher, rows)
         callbacks, weighting = make_schedules(self.recipe, stage, objectives), make_weighting(self.recipe, stage)
         return {"objectives": objectives, "callbacks": callbacks, "weighting": weighting}
+
+    def taught(self, student: PreTrainedModel, lesson: Lesson, stage: Stage, folder: Path) -> dict[str, Any]:
+        """What :meth:`trainer` takes for a stage of distillation: its rows, its arguments, its loss, and who teaches.
+
+        Args:
+            student: The student.
+            lesson: What the stage is about.
+            stage: The stage.
+            folder: The run's, where the teacher's outputs on the task's rows are stored if the recipe has them stored.
+        """
+        loss = self.loss(student, lesson.teacher, stage, lesson.rows)
+        stored = None
+        if stage.text is None:
+            stored = make_stored(self.recipe, lesson.guide, folder / "teacher_outputs", loss["objectives"])
+        if stored is not None:
+            arguments = self.training_arguments(stage.training, folder / "checkpoints" / stage.model)
+            stored.expected_rows = rows_trained_on(arguments, len(lesson.rows))
+        return {"teacher": stored or lesson.guide, "rows": lesson.rows, "arguments": stage.training, **loss}
 
     def choose_layers(
         self, objectives: Sequence[Objective], student: PreTrainedModel, teacher: PreTrainedModel, rows: Any = None

@@ -57,13 +57,6 @@ class LatencyProtocol:
         return list(dict.fromkeys(available_threads() if n == "all" else n for n in self.threads))
 
 
-def measure_latency(
-    call: Call, *, repeats: int = 50, warmup: int = 5, clock: Callable[[], float] = time.perf_counter
-) -> Latency:
-    """Times ``call`` alone; to compare artefacts use :func:`latency_table`, whose noise hits all alike."""
-    return measure_in_turns([call], repeats=repeats, warmup=warmup, clock=clock)[0]
-
-
 def measure_in_turns(
     calls: Sequence[Call], *, repeats: int, warmup: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[Latency]:

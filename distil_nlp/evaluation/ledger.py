@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +12,18 @@ from pydantic import Field, ValidationError
 
 from distil_nlp.errors import DataError, DistilError
 from distil_nlp.evaluation.bootstrap import Interval
-from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, Gain, LatencyRow, LayerMap, Part, Row, Stage, WritingRow
+from distil_nlp.evaluation.ledger_parts import (
+    Curve,
+    DataInfo,
+    Gain,
+    LatencyRow,
+    LayerMap,
+    Part,
+    Row,
+    StageCost,
+    WritingRow,
+)
+from distil_nlp.files import write_whole
 
 Setting = TypeVar("Setting", LatencyRow, WritingRow)
 
@@ -50,7 +59,7 @@ class Ledger(Part):
     student_layers: int | None = None
     teacher_layers: int | None = None
     loss_curves: list[Curve] = Field(default_factory=list)
-    cost: list[Stage] = Field(default_factory=list)
+    cost: list[StageCost] = Field(default_factory=list)
     total_seconds: float | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
 
@@ -58,7 +67,7 @@ class Ledger(Part):
         """The row of that name, if the run has it."""
         return next((row for row in self.rows if row.name == name), None)
 
-    def add_gain(self, control: str, interval: Interval, *, points: bool = True, lower_is_better: bool = False) -> None:
+    def add_gain(self, control: str, interval: Interval, *, points: bool = True) -> None:
         """Enters the student's gain over ``control`` (a row's name) from its paired bootstrap.
 
         Raises:
@@ -68,7 +77,7 @@ class Ledger(Part):
         if len(scores) < 2 or scores[0] is None or scores[1] is None:
             raise DataError(
                 f"The student's gain over '{control}' was asked for.",
-                f"The ledger lacks the {self.metric} of one of the two.",
+                f"The ledger lacks the {self.metric} of one of the two, or it is not a number.",
                 "Evaluate both before the gain.",
             )
         self.gain_over_control[control] = Gain(
@@ -79,7 +88,7 @@ class Ledger(Part):
             beyond_noise=interval.beyond_noise,
             points=points,
             words=interval.in_words(
-                baseline=BASELINES.get(control, control), points=points, lower_is_better=lower_is_better
+                baseline=BASELINES.get(control, control), points=points, lower_is_better=self.lower_is_better
             ),
         )
 
@@ -113,7 +122,7 @@ class Ledger(Part):
         text = self.complete().model_dump_json(by_alias=True, indent=2) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, text)
+            write_whole(path, text)
         except OSError as error:
             raise DistilError(
                 f"The report was to be written to {path}.",
@@ -203,17 +212,3 @@ def _setting(latency: LatencyRow) -> tuple[int, int, int]:
 
 def _ratio(value: float | None, over: float | None) -> float | None:
     return value / over if value is not None and over is not None and over > 0 else None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it unreadable for others
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

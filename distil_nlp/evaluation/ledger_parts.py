@@ -14,6 +14,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _bounded(value: Any) -> Any:
+    unknown = isinstance(value, MetricInterval) and not all(map(math.isfinite, (value.value, value.low, value.high)))
+    return None if unknown else value
+
+
 Figure = Annotated[float | None, BeforeValidator(_finite)]
 """A number, or null where it is not one: JSON has no NaN."""
 
@@ -54,7 +59,7 @@ class Row(Part):
     kind: Literal["teacher", "student", "control", "export"]
     label: str = ""
     metrics: dict[str, Figure] = Field(default_factory=dict)
-    interval: MetricInterval | None = None
+    interval: Annotated[MetricInterval | None, BeforeValidator(_bounded)] = None
     retention: Figure = None
     parameters: int | None = None
     size_mb: float | None = None
@@ -103,7 +108,7 @@ class Curve(Part):
     values: list[Figure]
 
 
-class Stage(Part):
+class StageCost(Part):
     """What one stage of the run cost."""
 
     name: str

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distil_nlp.errors import ExportError, MissingExtraError, near_match
-from distil_nlp.export.batches import Batch, Outputs
+from distil_nlp.export.batches import Arrays, Batch
 from distil_nlp.export.checkpoint import check_checkpoint, copy_companions, load_checkpoint
 from distil_nlp.export.graphs import LAYOUTS, ONE, Graphs, find_graphs
 from distil_nlp.export.job import TARGETS, ExportJob
@@ -37,8 +37,6 @@ class ExportResult:
     Attributes:
         onnx: The float32 graph, or graphs.
         onnx_int8: The quantized ones, or None.
-        onnx_size_mb: Size in MB (10^6 bytes), of all graphs that a device needs.
-        onnx_int8_size_mb: Size in MB, or None.
         max_abs_diff: Largest difference of the float32 model from PyTorch, padding left out.
         int8_max_abs_diff: The same of the quantized model: reported, not a condition.
         int8_agreement: Share of its predictions that are PyTorch's too; None without classes.
@@ -49,8 +47,6 @@ class ExportResult:
 
     onnx: Graphs
     onnx_int8: Graphs | None
-    onnx_size_mb: float
-    onnx_int8_size_mb: float | None
     max_abs_diff: float
     int8_max_abs_diff: float | None
     int8_agreement: float | None
@@ -58,11 +54,28 @@ class ExportResult:
     backend: str
     target: str | None
 
+    @property
+    def onnx_size_mb(self) -> float:
+        """Size in MB (10^6 bytes), of all graphs that a device needs."""
+        return self.onnx.size_mb
+
+    @property
+    def onnx_int8_size_mb(self) -> float | None:
+        """That of the quantized ones."""
+        return self.onnx_int8.size_mb if self.onnx_int8 else None
+
+    def in_words(self) -> str:
+        """How near the exports are to the PyTorch model, in one line."""
+        int8 = "" if self.int8_max_abs_diff is None else f"; those of int8 by {self.int8_max_abs_diff:.2g}"
+        same = "" if self.int8_agreement is None else f", {self.int8_agreement:.1%} of its answers the same"
+        return f"outputs differ from PyTorch's by {self.max_abs_diff:.1e} at most{int8}{same}"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values; the graphs as lists of file names, so that a report can travel."""
         made = {"onnx": self.onnx, "onnx_int8": self.onnx_int8}
         names = {key: [file.name for file in graphs.files] if graphs else None for key, graphs in made.items()}
-        return asdict(self) | names
+        sizes = {"onnx_size_mb": self.onnx_size_mb, "onnx_int8_size_mb": self.onnx_int8_size_mb}
+        return asdict(self) | names | sizes
 
 
 def export_onnx(
@@ -129,7 +142,9 @@ def export_onnx(
         raise ExportError(f"Export {model_dir} to {output_dir}.", str(error), fix) from error
     seconds = time.perf_counter() - started
     made = replace(job.graphs, folder=output_dir)
-    return _result(made, parity, int8, backend=backend, target=goal, seconds=seconds)
+    exported = _result(made, parity, int8, backend=backend, target=goal, seconds=seconds)
+    progress(exported.in_words())
+    return exported
 
 
 def _result(onnx: Graphs, parity: Comparison, int8: Comparison | None, **run: Any) -> ExportResult:
@@ -137,8 +152,6 @@ def _result(onnx: Graphs, parity: Comparison, int8: Comparison | None, **run: An
     return ExportResult(
         onnx=onnx,
         onnx_int8=onnx_int8,
-        onnx_size_mb=onnx.size_mb,
-        onnx_int8_size_mb=onnx_int8.size_mb if onnx_int8 else None,
         max_abs_diff=parity.max_abs_diff,
         int8_max_abs_diff=int8.max_abs_diff if int8 else None,
         int8_agreement=int8.agreement if int8 else None,
@@ -184,7 +197,7 @@ def _verify(job: ExportJob, samples: Sequence[Batch], tolerance: float) -> tuple
     batches = [exported.complete(batch) for batch in samples]
     right = torch_forward(load_checkpoint(job.model_dir, job.task))
 
-    def compared(forward: Callable[[Batch], Outputs]) -> Comparison:
+    def compared(forward: Callable[[Batch], Arrays]) -> Comparison:
         return compare(map(right, batches), map(forward, batches), batches)
 
     parity = compared(exported)

@@ -7,7 +7,6 @@ arguments are then checked.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from distil_nlp.errors import RecipeError, near_match
+from distil_nlp.files import write_whole
 from distil_nlp.recipe import yaml as recipe_yaml
 from distil_nlp.recipe.arguments import check_training_arguments
 from distil_nlp.recipe.errors import FaultError, explain
@@ -123,13 +123,9 @@ class Recipe(Section):
     def _check_groups(self) -> Recipe:
         if getattr(self.task, "group", None) is None:
             return self
-        sections: dict[str, dict[str, Any] | None]
-        sections = {stage.key("training"): stage.training for stage in self.distillation if stage.text is None}
-        sections["teacher.fine_tune"] = self.teacher.fine_tune
-        for number, member in enumerate(self.teacher.ensemble.members if self.teacher.ensemble else ()):
-            sections[f"teacher.ensemble.members.{number}.fine_tune"] = member.fine_tune
-        for section, arguments in sections.items():
-            strategy = (arguments or {}).get("train_sampling_strategy", "random")
+        on_task = {stage.key("training"): stage.training for stage in self.distillation if stage.text is None}
+        for section, arguments in {**on_task, **self.teacher.trainings()}.items():
+            strategy = arguments.get("train_sampling_strategy", "random")
             if strategy != "random":
                 found = f"It is {strategy}, and the rows of a group (`task.group`) come side by side, groups at random."
                 raise FaultError(found, "Leave it out.", key=f"{section}.train_sampling_strategy")
@@ -200,12 +196,9 @@ class Recipe(Section):
         except ValidationError as error:
             raise explain(error, cls, source) from None
         recipe._source = source
-        for stage in recipe.distillation:
-            check_training_arguments(stage.training, source, tuple(stage.key("training").split(".")))
-        check_training_arguments(recipe.teacher.fine_tune or {}, source, ("teacher", "fine_tune"))
-        for number, member in enumerate(recipe.teacher.ensemble.members if recipe.teacher.ensemble else ()):
-            place = ("teacher", "ensemble", "members", str(number), "fine_tune")
-            check_training_arguments(member.fine_tune or {}, source, place)
+        stages = {stage.key("training"): stage.training for stage in recipe.distillation}
+        for key, arguments in {**stages, **recipe.teacher.trainings()}.items():
+            check_training_arguments(arguments, source, tuple(key.split(".")))
         return recipe
 
     @property
@@ -244,10 +237,7 @@ class Recipe(Section):
 
     def save(self, path: str | Path) -> None:
         """Writes :meth:`to_yaml`, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}")
-        partial.write_text(self.to_yaml(), encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(Path(path), self.to_yaml())
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -83,6 +83,13 @@ class TeacherSection(TeacherModelSection):
                 raise FaultError(found, "Name a `model`.", key=f"ensemble.members.{number}")
         return self
 
+    def trainings(self) -> dict[str, dict[str, Any]]:
+        """The arguments of every fine-tuning, by their key in the recipe."""
+        members = self.ensemble.members if self.ensemble else ()
+        given = {"teacher.fine_tune": self.fine_tune}
+        given |= {f"teacher.ensemble.members.{number}.fine_tune": each.fine_tune for number, each in enumerate(members)}
+        return {key: arguments for key, arguments in given.items() if arguments is not None}
+
     def models(self, seed: int) -> dict[str, MemberSection]:
         """Every model that teaches, by its name in the run: ``teacher``, or ``teacher_1`` and so on.
 

@@ -72,7 +72,7 @@ def _bar(entry: Json, look: str, axis: Scale, y: float) -> Markup:
 
 
 def _figures(entry: Json) -> tuple[str, str]:
-    return f"{numbers.milliseconds(entry['p50'])} ms", f"  p95 {numbers.milliseconds(entry['p95'])}"
+    return f"{numbers.two_digits(entry['p50'])} ms", f"  p95 {numbers.two_digits(entry['p95'])}"
 
 
 def layer_map_svg(ledger: Json) -> Markup | None:
@@ -153,7 +153,7 @@ def _setting_words(batch_size: int, threads: int) -> str:
 
 def _latency_words(timed: Sequence[Json]) -> str:
     return "; ".join(
-        f"{row['label']}, {_setting_words(*_setting(entry)).lower()}: {numbers.milliseconds(entry['p50'])} ms"
+        f"{row['label']}, {_setting_words(*_setting(entry)).lower()}: {numbers.two_digits(entry['p50'])} ms"
         for row in timed
         for entry in row["latencies"]
     )

@@ -49,7 +49,7 @@ def loss_curves_svg(ledger: Json) -> Markup | None:
 
 def term_words(term: str) -> str:
     """A term as the legend says it."""
-    return {"loss": "total loss", "eval_loss": "validation loss"}.get(term, term)
+    return "total loss" if term == "loss" else term
 
 
 def _points(curve: Json) -> Points:

@@ -98,7 +98,7 @@ def _tiles(ledger: Json) -> Markup | None:
         of = f"{smallest['label']} {mb[0]}, teacher {mb[1]}"
         tiles.append(_tile("Smaller", numbers.times(smallest["times_smaller"]), of))
     if smallest and teacher and smallest.get("times_faster"):
-        p50 = [f"{numbers.milliseconds(row['latency_ms']['p50'])} ms" for row in (smallest, teacher)]
+        p50 = [f"{numbers.two_digits(row['latency_ms']['p50'])} ms" for row in (smallest, teacher)]
         of = f"{smallest['label']} {p50[0]}, teacher {p50[1]}"
         tiles.append(_tile("Faster", numbers.times(smallest["times_faster"]), of))
     for name, gain in list((ledger.get("gain_over_control") or {}).items())[:1]:
@@ -177,8 +177,8 @@ def _latency(ledger: Json) -> Markup:
             entry["batch_size"],
             entry["threads"],
             entry["sequence_length"],
-            numbers.milliseconds(entry["p50"]),
-            numbers.milliseconds(entry["p95"]),
+            numbers.two_digits(entry["p50"]),
+            numbers.two_digits(entry["p95"]),
         ]
         for label, entry in entries
     ]
@@ -195,7 +195,7 @@ def _writing(ledger: Json) -> Markup | None:
             entry["threads"],
             entry["prompt_tokens"],
             entry["new_tokens"],
-            numbers.milliseconds(entry["tokens_per_second"]),
+            numbers.two_digits(entry["tokens_per_second"]),
         ]
         for row in ledger["rows"]
         for entry in row.get("writing") or []
@@ -256,7 +256,7 @@ def _setting(ledger: Json) -> Markup | None:
     facts += [(f"Rows, {split}", f"{rows:,}") for split, rows in (data.get("rows") or {}).items()]
     facts.append(("Classes", ", ".join(map(str, data.get("classes") or []))))
     if data.get("majority_baseline") is not None:
-        facts.append(("Majority class alone", f"{numbers.score(data['majority_baseline'])} {ledger['metric']}"))
+        facts.append(("Majority class alone", f"{numbers.score(data['majority_baseline'])} accuracy"))
     facts += list(_flat(ledger.get("environment") or {}))
     written = [join(tag("dt", name), tag("dd", value)) for name, value in facts if value not in (None, "")]
     return _section("Data and environment", None, tag("dl", *written, class_="facts")) if written else None

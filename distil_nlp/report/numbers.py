@@ -23,8 +23,8 @@ def megabytes(value: float | None) -> str:
     return f"{value:,.1f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def milliseconds(value: float | None) -> str:
-    """A latency in ms: two significant digits, whole above ten."""
+def two_digits(value: float | None) -> str:
+    """A latency in ms, a speed: two significant digits, whole above ten."""
     if value is None:
         return MISSING
     return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}" if value < 0.995 else f"{value:.1f}"

@@ -24,11 +24,10 @@ def ledger_cells(ledger: Json) -> tuple[list[str], list[list[str]]]:
         ("Parameters", [numbers.count(row.get("parameters")) for row in rows]),
         ("Size, MB", [numbers.megabytes(row.get("size_mb")) for row in rows]),
         ("Smaller", [numbers.times(row.get("times_smaller")) for row in rows]),
-        ("p50, ms", [numbers.milliseconds((row.get("latency_ms") or {}).get("p50")) for row in rows]),
-        ("p95, ms", [numbers.milliseconds((row.get("latency_ms") or {}).get("p95")) for row in rows]),
+        ("p50, ms", [numbers.two_digits((row.get("latency_ms") or {}).get("p50")) for row in rows]),
+        ("p95, ms", [numbers.two_digits((row.get("latency_ms") or {}).get("p95")) for row in rows]),
         ("Faster", [numbers.times(row.get("times_faster")) for row in rows]),
-        ("Tokens per s", [numbers.milliseconds(row.get("tokens_per_second")) for row in rows]),
-        ("J per 1,000 rows", [numbers.milliseconds(row.get("energy_j_per_1000")) for row in rows]),
+        ("Tokens per s", [numbers.two_digits(row.get("tokens_per_second")) for row in rows]),
     ]
     kept = [(title, cells) for title, cells in columns if any(cell != numbers.MISSING for cell in cells)]
     names = [str(row.get("label") or row["name"]) for row in rows]

@@ -14,8 +14,9 @@ import filelock
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distil_nlp.data.tasks import Outputs
+from distil_nlp.data.batches import Lists
 from distil_nlp.errors import DistilError, RecipeError
+from distil_nlp.files import write_whole
 from distil_nlp.recipe import Recipe
 from distil_nlp.run.changes import STAGES, differences, first_stage, made_by
 from distil_nlp.run.environment import environment
@@ -258,13 +259,13 @@ class RunFolder:
             )
         return folder
 
-    def save_outputs(self, name: str, outputs: Outputs) -> None:
+    def save_outputs(self, name: str, outputs: Lists) -> None:
         """Keeps what scoring needs of an artefact's outputs on the test rows."""
         path = self.path / "results" / "outputs" / f"{name}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, allow_pickle=False, **outputs._asdict())
 
-    def outputs(self, name: str) -> Outputs:
+    def outputs(self, name: str) -> Lists:
         """What :meth:`save_outputs` has kept.
 
         Raises:
@@ -278,15 +279,10 @@ class RunFolder:
                 f"Run the stage that keeps them: distil-nlp evaluate RECIPE --output-dir {self.path}",
             )
         with np.load(path, allow_pickle=False) as loaded:
-            return Outputs(**loaded)
+            return Lists(**loaded)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_whole(path, json.dumps(value, indent=2))

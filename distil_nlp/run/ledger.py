@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from distil_nlp.data.load import DataSummary
 from distil_nlp.evaluation.bootstrap import Interval, MetricInterval
 from distil_nlp.evaluation.ledger import Ledger
-from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, LatencyRow, LayerMap, Row, Stage, WritingRow
+from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, LatencyRow, LayerMap, Row, StageCost, WritingRow
 from distil_nlp.evaluation.metrics import higher_is_better, in_points
 from distil_nlp.recipe import Recipe
-from distil_nlp.run.environment import environment
 from distil_nlp.run.folder import RunFolder
 
-# What transformers logs beside the loss and its terms; the last three with include_num_input_tokens_seen.
-NO_TERMS = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
-NO_TERMS |= {"num_input_tokens_seen", "train_runtime", "train_tokens_per_second"}
 KINDS: dict[str, Any] = {"student": "student", "onnx": "export", "onnx_int8": "export"}
 
 
@@ -47,16 +44,12 @@ def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str)
         rows=_rows(evaluated, results, list(recipe.teachers)),
         loss_curves=_curves(results),
         cost=_cost(results, evaluated),
-        environment=environment(recipe.seed),
+        environment=results.get("bench", evaluated)["environment"],  # of the timings, where there are any
         **_layers(results),
     )
     for name, interval in evaluated["gains"].items():
-        ledger.add_gain(
-            name,
-            Interval(**interval),
-            points=in_points(metric),
-            lower_is_better=not higher_is_better(metric),
-        )
+        if all(math.isfinite(interval[key]) for key in ("difference", "low", "high")):  # or a model is past scoring
+            ledger.add_gain(name, Interval(**interval), points=in_points(metric))
     return ledger
 
 
@@ -125,15 +118,13 @@ def _curves(results: dict[str, Any]) -> list[Curve]:
     curves = []
     for run, result in _trainings(results).items():
         logs = [log for log in result["log_history"] if "loss" in log]
-        named = logs[-1] if logs else {}  # a checkpoint, from which the earlier ones may come, sorts the names
-        terms = [key for key in named if key not in NO_TERMS and "/" not in key]
+        steps, terms = [log["step"] for log in logs], result["terms"]
         for term in ["loss", *terms] if len(terms) > 1 else terms:
-            steps = [log["step"] for log in logs]
             curves.append(Curve(run=run, term=term, steps=steps, values=[log[term] for log in logs]))
     return curves
 
 
-def _cost(results: dict[str, Any], evaluated: dict[str, Any]) -> list[Stage]:
+def _cost(results: dict[str, Any], evaluated: dict[str, Any]) -> list[StageCost]:
     stages = []
     for name, result in {**results, "evaluate": evaluated}.items():
         trained = list(_trained(name, result).values())
@@ -141,7 +132,7 @@ def _cost(results: dict[str, Any], evaluated: dict[str, Any]) -> list[Stage]:
         sizes = [model["size_mb"] for model in trained if model.get("size_mb")]
         sizes += [artefact["size_mb"] for artefact in result.get("artefacts", {}).values()] if name == "export" else []
         stages.append(
-            Stage(
+            StageCost(
                 name=name,
                 seconds=result["seconds"],
                 parameters=max(parameters, default=None),

@@ -22,7 +22,7 @@ from distil_nlp.build.loss import check_features_only
 from distil_nlp.build.teaching import knows_all, make_guide, make_stored
 from distil_nlp.capture import capture, prepare_attention
 from distil_nlp.data.augment import augmented
-from distil_nlp.errors import ModelError
+from distil_nlp.errors import ModelError, listed
 from distil_nlp.evaluation.efficiency import count_parameters, weights_mb
 from distil_nlp.export import check_rules
 from distil_nlp.mapping import LayerPairs
@@ -66,12 +66,13 @@ class Preflight:
         rows = ", ".join(f"{name} {count:,}" for name, count in self.rows.items())
         rows += f", augmented up to {self.augmented:,}" if self.augmented else ""
         dropped = "".join(f"; {count} left out ({reason})" for reason, count in self.dropped.items())
-        alone = "" if self.majority_baseline is None else f"; the commonest alone scores {self.majority_baseline:.3f}"
+        best = self.majority_baseline
+        alone = "" if best is None else f"; the commonest alone is right in {best:.3f}"
         total = sum(self.memory_mb.values())
         parts = ", ".join(f"{name} {size:.0f}" for name, size in self.memory_mb.items())
         return [
             f"rows        {rows}{dropped}",
-            *([f"labels      {_listed(self.label_names)}{alone}"] if self.label_names else []),
+            *([f"labels      {listed(self.label_names, 8)}{alone}"] if self.label_names else []),
             *(f"layers      {name}: {_pairs(pairs)}" for name, pairs in self.layer_map.items()),
             "terms       " + ", ".join(f"{name} {value:.4g}" for name, value in self.terms.items()),
             "parameters  " + ", ".join(f"{name} {count:,}" for name, count in self.parameters.items()),
@@ -255,11 +256,6 @@ def _memory(assembly: Assembly, teachers: Mapping[str, PreTrainedModel], needed:
     trained = [name for name, member in assembly.recipe.teachers.items() if member.fine_tune is not None]
     while_teaching = max((16 * count_parameters(teachers[name]) / 1e6 for name in trained), default=0.0)
     return {"teacher while it is fine-tuned": while_teaching} if while_teaching > sum(needed.values()) else needed
-
-
-def _listed(names: list[str], shown: int = 8) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _pairs(pairs: LayerPairs) -> str:

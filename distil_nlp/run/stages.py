@@ -27,9 +27,10 @@ from distil_nlp.evaluation.writing_speed import writing_table
 from distil_nlp.export import check_metric_drop, export_onnx, find_graphs, open_onnx
 from distil_nlp.report.html import ledger_svg, render_html
 from distil_nlp.run import Run
-from distil_nlp.run.changes import made_by
+from distil_nlp.run.changes import STAGES, made_by
 from distil_nlp.run.disk import disk_explained
 from distil_nlp.run.distill import distill, steps_on_the_task
+from distil_nlp.run.environment import environment
 from distil_nlp.run.ledger import ledger_of
 from distil_nlp.run.preflight import refuse_weak_members, refuse_weak_teacher
 from distil_nlp.run.training import train
@@ -55,7 +56,7 @@ def run_stage(run: Run, name: str) -> None:
         run.check_data(name)
         run.say_aside(run.folder.begin(name, run.recipe))
         started = time.perf_counter()
-        result = {**STAGES[name](run), **run.data_of(name)}
+        result = {**WORK[name](run), **run.data_of(name), "environment": environment(run.recipe.seed)}
         parts = [part for part, stage in made_by(run.recipe).items() if stage == name]
         run.folder.finish(name, {"seconds": time.perf_counter() - started, **result}, parts)
 
@@ -198,7 +199,7 @@ def report(run: Run) -> dict[str, Any]:
     return {}
 
 
-STAGES: Mapping[str, Callable[[Run], dict[str, Any]]] = {
+WORK: Mapping[str, Callable[[Run], dict[str, Any]]] = {
     "teach": teach,
     "distill": distill,
     "control": control,
@@ -216,7 +217,7 @@ def _taught(run: Run, name: str) -> dict[str, Any]:
     if member.fine_tune is not None:
         return train(run, name, model, run.parts, arguments=member.fine_tune, seed=member.seed)
     run.save_model(name, model, run.parts)
-    return {"parameters": None, "log_history": []}
+    return {"parameters": None, "terms": [], "log_history": []}
 
 
 def _control(run: Run, name: str, parts: Assembly, teacher: PreTrainedModel) -> dict[str, Any]:

@@ -42,5 +42,6 @@ def train(
         "parameters": trained,
         "size_mb": size_mb(run.folder.model(name)),
         "steps": training.state.global_step,
+        "terms": training.term_names,
         "log_history": training.state.log_history,
     }

@@ -17,7 +17,7 @@ from torch import nn
 from distil_nlp.errors import TrainingError
 from distil_nlp.signals import Needs, Shape
 from distil_nlp.teachers.records import Contents
-from distil_nlp.teachers.store import write_whole
+from distil_nlp.teachers.store import store_whole
 
 FORMAT = 1  # of rows on disk
 DESCRIPTION = "store.json"
@@ -109,7 +109,7 @@ def choose_store(folder: Path, wanted: Description) -> tuple[Path, Contents]:
         raise TrainingError(
             f"A teacher's outputs were to be stored in {folder}.", f"{error}.", "Name another folder."
         ) from error
-    write_whole(path / DESCRIPTION, said.encode())
+    store_whole(path / DESCRIPTION, said.encode())
     return path, wanted.contents
 
 
@@ -118,7 +118,7 @@ def save_head(folder: Path, head: nn.Linear) -> None:
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()})
     path = folder / f"head-{zlib.crc32(content):08x}.safetensors"
     if not path.exists():
-        write_whole(path, content)
+        store_whole(path, content)
 
 
 def load_head(folder: Path) -> nn.Linear | None:

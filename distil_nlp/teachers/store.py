@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from transformers.utils import logging
 
-from distil_nlp.checksums import crc32_of
 from distil_nlp.errors import TrainingError, first_line
+from distil_nlp.files import crc32_of, write_whole
 
 logger = logging.get_logger(__name__)
 
@@ -111,7 +111,7 @@ class OutputStore:
         content = save(_joined(self._pending), metadata={"rows": str(len(self._pending))})
         name = f"shard-{self._writer}-{self._written:05d}-{zlib.crc32(content):08x}.safetensors"
         try:
-            write_whole(self.folder / name, content)
+            store_whole(self.folder / name, content)
         except TrainingError:
             self._pending, self._pending_bytes = {}, 0
             raise
@@ -189,7 +189,7 @@ class _Shard:
             if last > len(data):
                 raise ValueError("it is torn")
             self.arrays[name] = data[first:last].view(_NUMPY[entry["dtype"]]).reshape(entry["shape"])
-        self._ends: dict[str, list[int]] = {}
+        self._ends: dict[str, Array] = {}
 
     def keys(self) -> list[bytes]:
         return [key.tobytes() for key in self.arrays[KEYS]]
@@ -213,7 +213,7 @@ class _Shard:
     def rows_of(self, name: str, number: int) -> Array:
         ends = self._ends.get(name)
         if ends is None:
-            ends = self._ends[name] = [0, *np.cumsum(self.arrays[name + COUNTS]).tolist()]
+            ends = self._ends[name] = np.concatenate([[0], np.cumsum(self.arrays[name + COUNTS], dtype=np.int64)])
         return self.arrays[name][ends[number] : ends[number + 1]]
 
 
@@ -272,19 +272,14 @@ def _joined(rows: Mapping[bytes, Row]) -> dict[str, Array]:
     return joined
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under another name, and renames it when all of it is on disk.
+def store_whole(path: Path, content: bytes) -> None:
+    """Writes a file of the store, whole or not at all.
 
     Raises:
         TrainingError: if the disk is full, or cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_whole(path, content)
     except OSError as error:
         raise TrainingError(
             f"A teacher's outputs were to be stored in {path.parent}.",
@@ -292,5 +287,3 @@ def write_whole(path: Path, content: bytes) -> None:
             "Free some space and go on: what is stored so far is kept. To need less space, store top_k logits or use "
             "dtype='float16' or 'int8'; to need none, use the teacher without a store.",
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
-from distil_nlp.checksums import crc32_of
 from distil_nlp.errors import TrainingError
+from distil_nlp.files import crc32_of, write_whole
 
 SEAL = "distil_seal.json"
 _UNSEALED = (SEAL, "checkpoint-is-incomplete.txt")  # the second is there while transformers saves on SIGTERM
@@ -24,9 +23,7 @@ def seal(folder: Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in _UNSEALED
     }
-    partial = folder / f".{SEAL}"
-    partial.write_text(json.dumps(files, indent=1), encoding="utf-8")
-    os.replace(partial, folder / SEAL)
+    write_whole(folder / SEAL, json.dumps(files, indent=1))
 
 
 def verify(folder: Path) -> None:

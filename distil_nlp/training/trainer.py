@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -96,6 +97,9 @@ class DistillationTrainer(BatchTrainer):
         # All that has a state beside the student's: the objectives, and after them the weighting.
         self._added = nn.ModuleList([*self.objectives, *([] if weighting is None else [weighting])])
         self._added.to(self.args.device)
+        if self.args.world_size > 1:  # each process made its own at random
+            for tensor in [*self._added.parameters(), *self._added.buffers()]:
+                tensor.data.copy_(broadcast(tensor.detach().contiguous()))
         student_needs, teacher_needs = needs_of(list(self._objectives()))
         self.needs = {
             True: needs_of_a_step(list(self._objectives()), inside, weighting),
@@ -108,10 +112,10 @@ class DistillationTrainer(BatchTrainer):
             prepare_attention(inside, "student")
         if self.teacher:
             self.teacher.prepare(teacher_needs | self.needs[True][1], self.args.device)
-        self._names = [objective.name for objective in self._objectives()]
+        self.term_names = [objective.name for objective in self._objectives()]
         if weighting is not None and weighting.own_term is not None:
-            self._names.append(weighting.own_term)
-        self._terms = torch.zeros(len(self._names), device=self.args.device)
+            self.term_names.append(weighting.own_term)
+        self._terms = torch.zeros(len(self.term_names), device=self.args.device)
         self._steps = 0  # optimizer steps that are in _terms
         self._micro_batches = 1
         self.add_callback(EpochCallback())
@@ -199,7 +203,7 @@ class DistillationTrainer(BatchTrainer):
         if "loss" in logs:
             means = [term / max(self._steps, 1) for term in self._mean(self._terms).tolist()]
             self._refuse_non_finite(means)
-            logs.update(zip(self._names, means, strict=True))
+            logs.update(zip(self.term_names, means, strict=True))
             logs.update(scheduled_values(self.callback_handler.callbacks))
             logs.update(self.weighting.logs() if self.weighting is not None else {})
             self._forget_terms()
@@ -263,4 +267,4 @@ class DistillationTrainer(BatchTrainer):
         super()._save_checkpoint(model, trial)
 
     def _refuse_non_finite(self, means: list[float]) -> None:
-        refuse_non_finite(dict(zip(self._names, means, strict=True)), step=self.state.global_step + 1)
+        refuse_non_finite(dict(zip(self.term_names, means, strict=True)), step=self.state.global_step + 1)

@@ -18,7 +18,6 @@ from distil_nlp.evaluation.efficiency import (
     latency_batch,
     latency_table,
     measure_in_turns,
-    measure_latency,
     size_mb,
 )
 from distil_nlp.export.onnx_model import OneGraph
@@ -46,7 +45,7 @@ class FakeMachine:
 def test_only_the_timed_calls_count():
     machine = FakeMachine()
     slow_start = [9.0] * (3 + efficiency.SETTLE) + [0.010, 0.020, 0.030, 0.040, 0.050]
-    found = measure_latency(machine.call("a", slow_start), repeats=5, warmup=3, clock=machine.clock)
+    (found,) = measure_in_turns([machine.call("a", slow_start)], repeats=5, warmup=3, clock=machine.clock)
     assert found.p50 == pytest.approx(30.0)
     assert found.p95 == pytest.approx(np.quantile([10, 20, 30, 40, 50], 0.95))
     assert found.repeats == 5

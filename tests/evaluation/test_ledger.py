@@ -8,7 +8,7 @@ import pytest
 from distil_nlp.errors import DataError, DistilError
 from distil_nlp.evaluation.bootstrap import Interval, MetricInterval
 from distil_nlp.evaluation.ledger import Ledger
-from distil_nlp.evaluation.ledger_parts import Curve, Row, Stage
+from distil_nlp.evaluation.ledger_parts import Curve, Row, StageCost
 
 
 def latencies(ms: float, runtime: str = "pytorch") -> list[dict]:
@@ -41,7 +41,7 @@ def small_ledger() -> Ledger:
                 latencies=latencies(2.5, "onnxruntime"),
             ),
         ],
-        cost=[Stage(name="teach", seconds=60.5), Stage(name="distill", seconds=40)],
+        cost=[StageCost(name="teach", seconds=60.5), StageCost(name="distill", seconds=40)],
     )
 
 

@@ -67,6 +67,7 @@ def test_native_export_equals_pytorch(exported):
     assert 0 < exported.int8_max_abs_diff < 0.5
     assert exported.int8_agreement == 1.0
     assert exported.onnx_int8_size_mb < exported.onnx_size_mb
+    assert exported.in_words().endswith("100.0% of its answers the same")
     assert (exported.backend, exported.target) == ("native", "avx512_vnni")
 
 

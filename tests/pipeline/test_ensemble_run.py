@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny_run import FILLERS, LABELS, TRAINING, WORDS, Case, build_tokenizer, command, save_checkpoint
 from transformers import AutoModelForSequenceClassification
 
-from distil_nlp.build import Assembly
+from distil_nlp.build import Assembly, assembly
 from distil_nlp.recipe import Recipe
 from distil_nlp.run import distill, stages
 from distil_nlp.run.folder import RunFolder
@@ -272,8 +272,8 @@ def test_one_checkpoint_under_two_seeds_goes_on_where_it_was(
                 module, "train", lambda run, name, *a, **kw: trained.append(name) or train(run, name, *a, **kw)
             )
         seen: list[Any] = []
-        made = distill.make_stored
-        patch.setattr(distill, "make_stored", lambda *a: seen.append(made(*a)) or seen[-1])
+        made = assembly.make_stored
+        patch.setattr(assembly, "make_stored", lambda *a: seen.append(made(*a)) or seen[-1])
         outcome = command("run", recipe, "--output-dir", run, "--resume")
     assert outcome.code == 0, outcome.err
     assert trained == ["teacher_2", "student"]

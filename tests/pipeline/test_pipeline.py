@@ -192,7 +192,7 @@ def test_check_says_what_a_run_would_do_and_writes_nothing(case, tmp_path):
     assert outcome.code == 0, outcome.err
     said = dict(line.split(maxsplit=1) for line in outcome.out.splitlines() if line.strip())
     assert said["rows"] == "train 178, validation 54, test 68"
-    assert said["labels"].startswith("negative, positive; the commonest alone scores 0.6")
+    assert said["labels"].startswith("negative, positive; the commonest alone is right in 0.6")
     assert "hidden_states: 1 <- 2, 2 <- 4" in outcome.out
     assert [term.split()[0] for term in said["terms"].split(", ")] == list(RECIPE["objectives"])
     teacher = sum(p.numel() for p in AutoModelForSequenceClassification.from_pretrained(case.model).parameters())

@@ -93,23 +93,16 @@ def test_spaces_brackets_and_other_scripts_in_the_path(finished, tmp_path):
     assert (run / "report.svg").is_file()
 
 
-def test_what_transformers_logs_beside_the_loss_is_no_term_of_it():
-    """With ``include_num_input_tokens_seen`` each log has these keys."""
-    rate = {"num_input_tokens_seen": 512, "train_runtime": 1.5, "train_tokens_per_second": 341.3}
-    log = {"loss": 0.7, "grad_norm": 1.0, "learning_rate": 0.1, "task_loss": 0.5, "logits_kl": 0.2, "epoch": 1.0}
-    log |= {"logits_kl/temperature": 2.0, **rate, "step": 5}
-    curves = _curves({"distill": {"log_history": [log, {"train_loss": 0.7, "step": 5}]}})
+def test_terms_are_those_of_the_trainer_whatever_else_is_logged():
+    """A checkpoint, from which the first logs may come, sorts the names; and transformers and callbacks add theirs."""
+    log = {"logits_kl": 0.2, "loss": 0.7, "task_loss": 0.5, "train_tokens_per_second": 341.3, "step": 5}
+    trained = {"terms": ["task_loss", "logits_kl"], "log_history": [log, {"train_loss": 0.7, "step": 5}]}
+    curves = _curves({"distill": trained})
     assert [(curve.run, curve.term, curve.values) for curve in curves] == [
         ("student", "loss", [0.7]),
         ("student", "task_loss", [0.5]),
         ("student", "logits_kl", [0.2]),
     ]
-
-
-def test_terms_keep_their_order_where_the_first_logs_come_from_a_checkpoint():
-    log = {"loss": 0.7, "task_loss": 0.5, "logits_kl": 0.2}
-    logs = [{**dict(sorted(log.items())), "step": 5}, {**log, "step": 10}]
-    assert [curve.term for curve in _curves({"distill": {"log_history": logs}})] == ["loss", "task_loss", "logits_kl"]
 
 
 def test_a_report_that_is_gone_is_written_by_the_stage_report(tmp_path):

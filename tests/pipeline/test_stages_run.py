@@ -84,7 +84,7 @@ def run(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     recipe, seen = staged(case, folder, *held_out), {}
 
     def note(name: str, trainer: DistillationTrainer, batch: Any) -> None:
-        names = sorted(trainer._names)
+        names = sorted(trainer.term_names)
         first = {key: value.clone() for key, value in trainer.model.state_dict().items()} if name not in seen else None
         seen.setdefault(name, []).append((names, first, batch["input_ids"].tolist()))
 

@@ -1,5 +1,8 @@
 """A recipe whose teacher's outputs are stored."""
 
+import runpy
+from pathlib import Path
+
 import torch
 from safetensors.torch import load_file
 from tiny_run import STAGES, TRAINING, command
@@ -37,6 +40,11 @@ def test_a_student_of_stored_outputs_and_a_second_run_that_needs_no_teacher(case
     assert outcome.code == 0, outcome.err
     for name, tensor in got.items():
         assert torch.equal(weights(later)[name], tensor), name
+    program = finished.copy(tmp_path / "program", without=STAGES[1:])
+    monkeypatch.setattr("sys.argv", ["distill.py", str(recipe), "--output-dir", str(program)])
+    runpy.run_path(str(Path(__file__).parents[2] / "trainers" / "distill.py"), run_name="__main__")
+    for name, tensor in got.items():
+        assert torch.equal(weights(program)[name], tensor), name
 
 
 def test_a_store_that_is_too_small_or_of_too_few_labels(case, finished, tmp_path):

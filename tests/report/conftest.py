@@ -7,7 +7,7 @@ import pytest
 
 from distil_nlp.evaluation.bootstrap import Interval, MetricInterval
 from distil_nlp.evaluation.ledger import Ledger
-from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, LatencyRow, LayerMap, Row, Stage
+from distil_nlp.evaluation.ledger_parts import Curve, DataInfo, LatencyRow, LayerMap, Row, StageCost
 
 
 def latencies(ms: float, runtime: str) -> list[LatencyRow]:
@@ -85,13 +85,13 @@ def movie_ledger() -> Ledger:
         teacher_layers=6,
         loss_curves=curves(),
         cost=[
-            Stage(name="teach", seconds=231.4, parameters=22_713_986, size_mb=91.6),
-            Stage(name="distill", seconds=187.9, parameters=17_389_442, size_mb=70.3),
-            Stage(name="control_pretrained", seconds=96.2, parameters=17_389_442, size_mb=70.3),
-            Stage(name="control_same_start", seconds=95.0, parameters=17_389_442, size_mb=70.3),
-            Stage(name="evaluate", seconds=14.1),
-            Stage(name="export", seconds=48.8, size_mb=87.4),
-            Stage(name="bench", seconds=9.2),
+            StageCost(name="teach", seconds=231.4, parameters=22_713_986, size_mb=91.6),
+            StageCost(name="distill", seconds=187.9, parameters=17_389_442, size_mb=70.3),
+            StageCost(name="control_pretrained", seconds=96.2, parameters=17_389_442, size_mb=70.3),
+            StageCost(name="control_same_start", seconds=95.0, parameters=17_389_442, size_mb=70.3),
+            StageCost(name="evaluate", seconds=14.1),
+            StageCost(name="export", seconds=48.8, size_mb=87.4),
+            StageCost(name="bench", seconds=9.2),
         ],
         environment={
             "python": "3.11.2",

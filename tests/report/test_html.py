@@ -63,7 +63,7 @@ def test_the_table_shows_the_ledgers_figures(movie):
         assert shown["Retention"] == f"{100 * row['retention']:.1f} %"
         assert shown["Size, MB"] == f"{row['size_mb']:.1f}"
         timed = row["latency_ms"]
-        assert shown["p50, ms"] == (numbers.milliseconds(timed["p50"]) if timed else numbers.MISSING)
+        assert shown["p50, ms"] == (numbers.two_digits(timed["p50"]) if timed else numbers.MISSING)
 
 
 def test_every_part_follows_the_json(movie):

@@ -33,7 +33,7 @@ def check_sums(trainer):
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert logs
     for log in logs:
-        assert log["loss"] == pytest.approx(sum(log[name] for name in trainer._names), rel=1e-5)
+        assert log["loss"] == pytest.approx(sum(log[name] for name in trainer.term_names), rel=1e-5)
 
 
 class Stream(torch.utils.data.IterableDataset):
