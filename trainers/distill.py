@@ -16,7 +16,6 @@ from huggingface_hub import HfApi
 
 from distil_nlp import Recipe
 from distil_nlp.build import Assembly
-from distil_nlp.build.assembly import Lesson
 from distil_nlp.run.folder import RunFolder
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,13 +44,7 @@ for name, member in recipe.teachers.items():
         teachers[name] = parts.load_saved(folder / name)
     else:
         parser.error(f"there is no teacher in {folder / name}: run trainers/fine_tune.py {options.recipe} first")
-teacher = next(iter(teachers.values()))
-copies = parts.copies(teacher)  # of training rows with other words, if the recipe asks for any
-parts = parts.for_student(teacher, copies)  # in a vocabulary of its own, likewise
-teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
-teacher = next(iter(teachers.values()))
-student = parts.student(teacher)
-on_task = Lesson(teacher, parts.guide(teachers), parts.student_rows(teacher, copies, folder).rows)
+parts, student, on_task, _ = parts.begin(teachers, folder)
 
 # 3. Training, stage by stage where the recipe has several, under its loss. Objectives of your own work as well:
 #    objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0), HiddenStates(), Attentions()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,22 @@ class Lesson(NamedTuple):
     rows: Dataset
 
 
+class Beginning(NamedTuple):
+    """A student before its first lesson.
+
+    Attributes:
+        parts: The recipe's parts in its vocabulary.
+        student: The student.
+        lesson: What it is taught on the task.
+        augmented: How many of the rows are copies of others.
+    """
+
+    parts: Assembly
+    student: PreTrainedModel
+    lesson: Lesson
+    augmented: int
+
+
 class Assembly(Models):
     """A recipe's parts, each built when it is first asked for and kept, but for models, which are built anew.
 
@@ -64,6 +80,22 @@ class Assembly(Models):
         return self.in_vocabulary(trimmed.tokenizer)
 
     # ---- training ----
+
+    def begin(self, teachers: Mapping[str, PreTrainedModel], folder: Path) -> Beginning:
+        """The student, from the layers of the first teacher, and what it is taught on the task by all of them.
+
+        Args:
+            teachers: By name, as saved.
+            folder: The run's, where texts that a teacher writes are kept.
+        """
+        copies = self.copies(next(iter(teachers.values())))
+        parts = self.for_student(next(iter(teachers.values())), copies)
+        teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
+        [teacher, *_] = teachers.values()
+        student = parts.student(teacher)  # from exact weights: those of a guide may be quantized
+        guide = parts.guide(teachers)
+        rows, augmented = parts.student_rows(teacher, copies, folder)
+        return Beginning(parts, student, Lesson(teacher, guide, rows), augmented)
 
     def lesson(self, stage: Stage, on_task: Lesson) -> Lesson:
         """What a stage of distillation is about: the task, or text, on which the pre-trained checkpoint teaches."""

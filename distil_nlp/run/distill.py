@@ -23,30 +23,21 @@ def distill(run: Run) -> dict[str, Any]:
     Each stage starts from the student that the one before it has saved, whether or not the run was interrupted there.
     """
     started = time.perf_counter()  # what comes before the first stage is a part of its time
-    teachers = run.saved("teacher")
-    [teacher, *_] = teachers.values()
-    copies = run.parts.copies(teacher)
-    parts = run.parts.for_student(teacher, copies)
-    teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
-    [teacher, *_] = teachers.values()
-    student = parts.student(teacher)
-    guide = parts.guide(teachers)
-    rows, augmented = parts.student_rows(teacher, copies, run.folder.path)
-    on_task = Lesson(teacher, guide, rows)
-    *earlier, last = run.recipe.distillation
-    stages = {}
-    for stage in earlier:
+    parts, student, on_task, augmented = run.parts.begin(run.saved("teacher"), run.folder.path)
+    results: dict[str, dict[str, Any]] = {}
+    for stage in run.recipe.distillation:
+        if results:
+            student = parts.trained(run.folder.model(next(reversed(results))))
         train_stage = partial(_train_stage, run, stage, student, parts, on_task)
-        stages[stage.model] = run.once(stage.model, partial(_timed, train_stage, started))
-        student = parts.trained(run.folder.model(stage.model))
+        results[stage.model] = run.once(stage.model, partial(_timed, train_stage, started))
         started = time.perf_counter()
-    train_stage = partial(_train_stage, run, last, student, parts, on_task)
+    _, last = results.popitem()
     return {
-        **run.once(last.model, partial(_timed, train_stage, started)),
-        "stages": stages,
+        **last,
+        "stages": results,
         "augmented": augmented,
         "student_layers": student.config.get_text_config().num_hidden_layers,
-        "teacher_layers": teacher.config.get_text_config().num_hidden_layers,
+        "teacher_layers": on_task.teacher.config.get_text_config().num_hidden_layers,
     }
 
 

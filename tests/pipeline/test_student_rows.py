@@ -53,7 +53,7 @@ def run(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Finished:
             batches.setdefault(Path(str(self.args.output_dir)).name, []).append(
                 [inputs["input_ids"].tolist(), inputs["labels"].tolist()]
             )
-            if "task_loss" in self._names:
+            if "task_loss" in self.term_names:
                 [own] = [o for o in self.objectives if isinstance(o, TaskLoss)]
                 assert own.count(inputs) == sum(label != -100 for label in inputs["labels"].tolist())
         return compute_loss(self, model, inputs, *args, **kwargs)
