@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,13 @@ def rows_of(batch: Batch, input_names: Collection[str], *, item: str | None, by_
     spans = [slice(start, start + count) for start, count in zip(first, counts, strict=True)]
     items = _items(batch, item, None if decodes else mask) if item in ("token", "next_token") else None
     columns, said = {"attention_mask": valid}, []
+    lists: list[Sequence[Any]] = []
     for name in sorted(set(batch).intersection(input_names) - {"attention_mask", *(() if decodes else LABEL_NAMES)}):
         if isinstance(batch[name], Tensor):
             columns[name] = _plain(batch[name])
+        elif _by_row(batch[name], len(valid)):
+            lists.append(batch[name])
+            said.append(name)
         else:
             said.append(f"{name} {batch[name]!r}")
     if by_item and items is not None:
@@ -80,12 +84,18 @@ def rows_of(batch: Batch, input_names: Collection[str], *, item: str | None, by_
         ends = (items.shape[1] - items[:, ::-1].argmax(1)).tolist()
         whole |= {name: [slice(0, end) for end in ends] for name in columns if _of_target(name)}
     said += [f"{name} {array.dtype} {array.shape[2:]}" for name, array in columns.items()]
-    keys = [_hash(" ".join(said), row, columns, whole) for row in range(len(valid))]
+    keys = [_hash(" ".join(said), row, columns, whole, lists) for row in range(len(valid))]
     return Rows(keys, first, counts, width, items if by_item else None, decodes)
 
 
-def _hash(said: str, row: int, columns: dict[str, Array], spans: dict[str, list[slice] | None]) -> bytes:
+def _hash(
+    said: str, row: int, columns: dict[str, Array], spans: dict[str, list[slice] | None], lists: list[Sequence[Any]]
+) -> bytes:
     digest = hashlib.blake2b(said.encode(), digest_size=16)
+    for values in lists:
+        entry = values[row]
+        plain = entry.tolist() if isinstance(entry, Tensor | np.ndarray) else entry  # an array's repr lacks digits
+        digest.update(f"{plain!r}\0".encode())
     for name, array in columns.items():
         places = spans[name]
         if places is not None:
@@ -118,7 +128,13 @@ def _of_target(name: str) -> bool:
     return name in ("items", "labels") or name.startswith("decoder_")
 
 
+def _by_row(value: Any, size: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == size
+
+
 def _take(value: Any, rows: Tensor, size: int) -> Any:
+    if _by_row(value, size):
+        return [value[row] for row in rows.tolist()]
     if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != size:
         return value
     return value if len(rows) == size else value[rows.to(value.device)]

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from distil_nlp.errors import ModelError, near_match
-from distil_nlp.signals import Batch, Needs, Signals, valid_tokens
+from distil_nlp.signals import Batch, Needs, Signals
 from distil_nlp.teachers.base import Teacher, as_teacher, fingerprint_of
 from distil_nlp.teachers.catalogue import Description, choose_store, descriptions
 from distil_nlp.teachers.packing import DTYPES, Packing
@@ -96,12 +96,15 @@ class StoredTeacher:
         self._packing = Packing(dtype)
         self._needs: Needs | None = None
         self._recording: Recording | None = None
+        self._at_end: weakref.finalize[..., Any] | None = None
 
     # ---- what a teacher is ----
 
     def prepare(self, needs: Needs, device: torch.device) -> None:
         """Opens the store for what is needed. The teacher itself is moved to the device when it first has to run."""
         self.flush()
+        if self._at_end is not None:
+            self._at_end.detach()  # it holds the store that was open before
         self._needs, self._recording = needs, None
         if not (needs.head or needs.hidden_states or needs.attentions):
             return
@@ -110,7 +113,7 @@ class StoredTeacher:
         )
         path, contents = choose_store(self.folder, description)
         store = OutputStore(path, rank=_rank())
-        weakref.finalize(self, store.flush)  # also when the interpreter ends
+        self._at_end = weakref.finalize(self, store.flush)  # also when the interpreter ends
         self._recording = Recording(
             store, contents, self._packing, teacher=self._loaded, input_names=self.input_names, device=device
         )
@@ -125,7 +128,7 @@ class StoredTeacher:
             TrainingError: if more would be stored than the budget or the disk holds.
         """
         if not (needs.head or needs.hidden_states or needs.attentions):
-            return Signals(attention_mask=valid_tokens(batch))
+            return Signals()
         recording = self._recording
         if recording is None or not recording.contents.covers(needs):
             raise ModelError(
