@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from distil_nlp.errors import ModelError
-from distil_nlp.signals import Shape
+from distil_nlp.signals import REGRESSION, Shape
 
 _TOKEN_CLASSIFIERS = frozenset(modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES.values())
 _SEQ2SEQ = frozenset(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values())
@@ -149,7 +149,7 @@ def describe(model: PreTrainedModel) -> Shape:
     outputs = 2 if item == "span" else int((config.num_labels if labelled else config.vocab_size) or 0)
     problem = config.problem_type if item == "example" else None
     if item == "example" and config.num_labels == 1:
-        problem = "regression"
+        problem = REGRESSION
     return Shape(
         num_layers=config.num_hidden_layers,
         width=config.hidden_size,

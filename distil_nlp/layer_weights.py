@@ -15,6 +15,7 @@ from distil_nlp.functional.transport import layer_weights_by_cost, transport_pla
 from distil_nlp.signals import Batch, Needs, Shape, Signals, valid_tokens
 
 Reduce = Callable[[Tensor], Tensor]  # the mean of a tensor over processes
+ATTENTION_WIDTH = 64
 
 
 class LayerWeights(nn.Module, abc.ABC):
@@ -124,7 +125,8 @@ class LayerAttention(LayerWeights):
         \alpha_{ij} = softmax_j \frac{\langle W_q s_i, W_k t_j \rangle}{\sqrt{a}}
 
     s and t are the mean hidden states of the example, standardised; :math:`W_q` and :math:`W_k` are learned and lead
-    to a common width a. To the student :math:`\alpha` is a constant: it is not pulled towards being easy to attend to.
+    to a common width, a = 64. To the student :math:`\alpha` is a constant: it is not pulled towards being easy to
+    attend to.
 
     The attention is trained by relative losses, :math:`d_{ij} / \bar d_j`, where :math:`\bar d_j` is the mean loss of
     all student layers on teacher layer j in the step before. A layer that is easy for all of them (a low one, with
@@ -133,7 +135,6 @@ class LayerAttention(LayerWeights):
     Args:
         student: The student's measures.
         teacher: The teacher's.
-        width: a.
 
     References:
         Passban et al. (2021), arXiv:2012.14022 (ALP-KD), who match a mixture of the teacher's representations, under
@@ -146,12 +147,12 @@ class LayerAttention(LayerWeights):
     seen: Tensor
     mean_weights: Tensor
 
-    def __init__(self, student: Shape, teacher: Shape, *, width: int = 64) -> None:
+    def __init__(self, student: Shape, teacher: Shape) -> None:
         super().__init__(student, teacher)
         self.student_needs = Needs(hidden_states=frozenset(range(1, student.num_layers + 1)))
         self.teacher_needs = Needs(hidden_states=frozenset(range(1, teacher.num_layers + 1)))
-        self.query = nn.Linear(student.width, width, bias=False)
-        self.key = nn.Linear(teacher.width, width, bias=False)
+        self.query = nn.Linear(student.width, ATTENTION_WIDTH, bias=False)
+        self.key = nn.Linear(teacher.width, ATTENTION_WIDTH, bias=False)
         rows, columns = self.shape
         self.register_buffer("difficulty", torch.zeros(columns))  # 0: not known yet
         self.register_buffer("mean_weights", torch.full(self.shape, 1 / (rows * columns)))
@@ -189,11 +190,12 @@ class LayerAttention(LayerWeights):
     def forget(self) -> None:
         super().forget()
         self.seen.zero_()
+        self._attention = self._valid = None  # a batch's graph, which cannot be copied
 
     def _standardised(self, signals: Signals, valid: Tensor, layers: int) -> Tensor:
-        """``[batch, layers, width]``, float32, without a gradient."""
-        pooled = [pool(signals.hidden_states[i].detach(), valid, "mean").float() for i in range(1, layers + 1)]
-        return F.layer_norm(torch.stack(pooled, dim=1), pooled[0].shape[-1:])
+        """``[batch, layers, width]``, without a gradient."""
+        pooled = [pool(signals.hidden_states[i].detach(), valid, "mean") for i in range(1, layers + 1)]
+        return F.layer_norm(torch.stack(pooled, dim=1).to(self.query.weight.dtype), pooled[0].shape[-1:])
 
     def _of_items(self, items: int) -> Tensor:
         """Attention of each item: of each example, each that is not padding alone, or each token."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distil_nlp.errors import ModelError, RecipeError, near_match
+from distil_nlp.signals import Shape
 
 KINDS = ("auto", "linear", "mlp", "none", "orthogonal")
 SIDES = ("student", "teacher")
@@ -123,6 +124,11 @@ class Projection(nn.Module):
             kind = "none" if student_width == teacher_width else "linear" if self.side == "student" else "orthogonal"
         number = 0 if kind == "none" else min(count, 1) if settings.shared else count
         self.layers = nn.ModuleList(_make(kind, *widths) for _ in range(number))
+
+    @classmethod
+    def between(cls, student: Shape, teacher: Shape, spec: ProjectionSpec = "auto", *, count: int) -> Projection:
+        """One for the hidden states of two models."""
+        return cls(spec, student_width=student.width, teacher_width=teacher.width, count=count)
 
     def match(self, student: Tensor, teacher: Tensor, pair: int) -> tuple[Tensor, Tensor]:
         """Brings pair number ``pair`` to one width.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,6 @@ class Signals:
         hidden_states: ``[batch, tokens, width]`` by number; 0 is the embedding output, the last is what the
             head reads (as in transformers).
         attentions: Self-attention by block number.
-        attention_mask: ``[batch, tokens]``, true where a token is not padding.
         vocabulary: The head over a vocabulary, not yet run.
         item_logits: In its place, logits at the items of a teacher that is not one model with such a head.
         output: The model's own output, whole.
@@ -139,10 +138,14 @@ class Signals:
     loss: Tensor | None = None
     hidden_states: dict[int, Tensor] = field(default_factory=dict)
     attentions: dict[int, SelfAttention] = field(default_factory=dict)
-    attention_mask: Tensor | None = None
     vocabulary: VocabularyHead | None = None
     item_logits: ItemLogits | None = None
     output: Any = None
+
+
+# Kinds of problem, as transformers names them.
+MULTI_LABEL: Final = "multi_label_classification"
+REGRESSION: Final = "regression"
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,8 @@ def item_labels(batch: Batch, item: str | None) -> Tensor | None:
 def labelled_items(batch: Batch, item: str | None) -> Tensor:
     """Of which predictions that count the right one is known, as :func:`valid_items` orders them.
 
-    It is not for a class of ``-100`` (of a token ``-101``), a span that starts at ``-100``, and a number that is NaN:
+    It is not for a class of ``-100`` (of a token ``-101``), a number that is NaN, and a span of which an end is
+    ``-100`` or beyond the batch's last token (the other end is not learned either, as it would be in transformers):
     of those only the teacher speaks.
 
     Returns:
@@ -251,6 +255,8 @@ def labelled_items(batch: Batch, item: str | None) -> Tensor:
         valid = valid_items(batch, item)
         return torch.ones(int(valid.sum()), dtype=torch.bool, device=valid.device)
     known = ~labels.isnan() if labels.is_floating_point() else labels > IGNORED
+    if item == "span":
+        known &= labels < valid_tokens(batch).shape[1]
     return known.flatten(1).all(-1) if known.dim() > 1 else known
 
 

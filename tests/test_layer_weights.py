@@ -1,5 +1,7 @@
 """Learned weights of all pairs of layers, each against loops."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -202,3 +204,28 @@ def test_an_objective_made_for_two_models_keeps_what_it_has_learned():
     learned = objective.layer_weights
     assert bound(objective, student, teacher).layer_weights is learned
     assert isinstance(signals(objective, student, teacher, batch())[0], Signals)
+
+
+@pytest.mark.parametrize("mapping", ["emd", "attention"])
+def test_an_objective_can_be_copied_after_a_step(mapping):
+    student, teacher = models()
+    made = batch()
+    objective = bound(HiddenStates(mapping=mapping), student, teacher)
+    objective(*signals(objective, student, teacher, made), made).backward()
+    objective.end_step(same)
+    twin = copy.deepcopy(objective)
+    shown = signals(objective, student, teacher, made)
+    assert torch.equal(twin(*shown, made), objective(*shown, made))
+
+
+def test_attention_takes_the_precision_of_its_weights():
+    student, teacher = models()
+    made = batch()
+    objective = bound(HiddenStates(mapping="attention"), student, teacher)
+    twin = copy.deepcopy(objective).double()
+    shown = signals(objective, student, teacher, made)
+    expected = objective(*shown, made)
+    got = twin(*signals(twin, copy.deepcopy(student).double(), copy.deepcopy(teacher).double(), made), made)
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got, expected.double(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(twin(*shown, made).float(), expected, rtol=1e-5, atol=1e-6)

@@ -42,8 +42,8 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         needs: What to keep.
 
     Raises:
-        ModelError: if attention is needed of a model that :func:`prepare_attention` has not seen, or something inside
-            a model whose gradient checkpoints are reentrant.
+        ModelError: if attention is needed of a model that :func:`prepare_attention` has not seen or of a block that
+            has none, or something inside a model whose gradient checkpoints are reentrant.
     """
     core = inner_model(model)
     known = inspect.signature(core.forward).parameters
@@ -54,7 +54,8 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         inputs.setdefault("use_cache", False)
     if needs.loss and "labels" in inputs and not inputs["labels"].is_floating_point():
         inputs["labels"] = inputs["labels"].clamp(min=IGNORED)  # the model's own loss knows no other
-    signals = Signals(attention_mask=valid_tokens(batch))
+    valid_tokens(batch)  # refuses rows that have not been tokenized
+    signals = Signals()
     if not (needs.hidden_states or needs.attentions or needs.vocabulary):
         return _read_output(signals, model(**inputs)) if needs.head else signals
 
@@ -77,14 +78,31 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
             output = None
     signals.hidden_states, signals.attentions = recorder.hidden_states, recorder.attentions
     if eager:
-        maps = output["attentions"]
+        maps = output.get("attentions") or ()
         output = type(output)(**{name: value for name, value in output.items() if name != "attentions"})
-        signals.attentions = {block: SelfAttention(probabilities=maps[block - 1]) for block in needs.attentions}
+        if len(maps) == blocks.num_layers:
+            signals.attentions = {block: SelfAttention(probabilities=maps[block - 1]) for block in needs.attentions}
+    _check_complete(core, needs, signals)
     if recorder.head_input is not None:
         head = core.get_output_embeddings()
         signals.vocabulary = VocabularyHead(recorder.head_input, head, str(prediction_item(core)), recorder.head_dtype)
         return signals
     return _read_output(signals, output)
+
+
+def _check_complete(model: PreTrainedModel, needs: Needs, signals: Signals) -> None:
+    missing = {
+        "self-attention": needs.attentions - signals.attentions.keys(),
+        "hidden state": needs.hidden_states - signals.hidden_states.keys(),
+    }
+    for what, blocks in missing.items():
+        if blocks:
+            raise ModelError(
+                f"An objective reads the {what} of block {', '.join(map(str, sorted(blocks)))} of "
+                f"{type(model).__name__}.",
+                "There is none: the block is of another kind (a convolution, linear attention), or did not run.",
+                "Name others in the objective's `mapping` ({student block: teacher block}), or leave it out.",
+            )
 
 
 def _decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:

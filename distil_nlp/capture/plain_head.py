@@ -29,6 +29,8 @@ def has_plain_vocabulary_head(model: PreTrainedModel) -> bool:
     head = model.get_output_embeddings()
     if prediction_item(model) not in ("token", "next_token") or type(head) is not nn.Linear:
         return False
+    if getattr(model, "sparse_prediction", False):  # ModernBERT: with labels, logits are theirs alone
+        return False
     ids = torch.arange(3, device=head.weight.device).unsqueeze(0) % head.out_features
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     training = model.training

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distil_nlp.functional.precision import precise
 from distil_nlp.signals import SelfAttention
 
 NEVER = -1e30  # a score that no softmax sees, and that is still finite
@@ -55,7 +56,7 @@ class Scores:
             self.hidden = _unless_empty(masked(mask))
             self.bias = mask.to(self.query.dtype) if mask.dtype != torch.bool and mask.any() else None
         elif attention.causal:
-            self.hidden = torch.ones(1, self.tokens, self.tokens, dtype=torch.bool).triu(1)
+            self.hidden = torch.ones(1, self.tokens, self.tokens, dtype=torch.bool, device=self.query.device).triu(1)
 
     def rows(self, part: slice) -> Tensor:
         """``[heads, rows, valid]``; of a finished map its logarithm."""
@@ -97,11 +98,6 @@ def query_and_key(attention: SelfAttention, example: int, tokens: Any) -> tuple[
 def masked(mask: Tensor) -> Tensor:
     """True where a mask, boolean or additive, lets no token attend."""
     return ~mask if mask.dtype == torch.bool else mask <= MASKED
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """As float32, unless it is more than that."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _unless_empty(mask: Tensor) -> Tensor | None:

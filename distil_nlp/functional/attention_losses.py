@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distil_nlp.functional.attention import NEVER, SMALLEST, masked, precise
+from distil_nlp.functional.attention import NEVER, SMALLEST, masked
 from distil_nlp.functional.attention_blocks import (
     Compare,
     ScoreLoss,
@@ -15,6 +15,7 @@ from distil_nlp.functional.attention_blocks import (
     compare_scores,
     hidden_from_either,
 )
+from distil_nlp.functional.precision import precise
 from distil_nlp.signals import SelfAttention
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distil_nlp.functional.precision import precise
+
 
 def mean_log_probabilities(logits: Tensor, weights: Tensor) -> Tensor:
     r"""Logarithm of the weighted mean of several distributions.
@@ -26,7 +28,7 @@ def mean_log_probabilities(logits: Tensor, weights: Tensor) -> Tensor:
     References:
         Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 1 (the arithmetic mean of predictive distributions).
     """
-    log_p = F.log_softmax(_precise(logits), dim=-1)
+    log_p = F.log_softmax(precise(logits), dim=-1)
     log_w = weights.to(log_p).log()
     mean = torch.logsumexp(log_w + log_p, dim=0) - torch.logsumexp(log_w, dim=0)
     return F.log_softmax(mean, dim=-1)
@@ -47,10 +49,6 @@ def mean_logits(logits: Tensor, weights: Tensor) -> Tensor:
     References:
         Hinton, Vinyals, Dean (2015), arXiv:1503.02531, section 1 (the geometric mean of predictive distributions).
     """
-    logits = _precise(logits)
+    logits = precise(logits)
     weights = weights.to(logits)
     return (weights * logits).sum(0) / weights.sum(0)
-
-
-def _precise(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distil_nlp.functional.precision import precise
+
 CONFIDENCES = ("max_prob", "entropy")
 
 
@@ -24,7 +26,7 @@ def confidence(logits: Tensor, kind: str) -> Tensor:
     Returns:
         ``[...]``, float32 (float64 for float64 logits).
     """
-    logits = logits.detach() if logits.dtype == torch.float64 else logits.detach().float()
+    logits = precise(logits.detach())
     if kind == "max_prob":
         return logits.softmax(-1).amax(-1)
     if logits.shape[-1] == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distil_nlp.functional.precision import precise
+
 
 def pearson_distance(student: Tensor, teacher: Tensor, *, dim: int = -1) -> Tensor:
     r"""One minus Pearson's correlation.
@@ -62,10 +64,7 @@ def relation_distance(
     References:
         Huang et al. (2022), arXiv:2205.10536, as in the authors' ``dist_kd.py``, T² included.
     """
-    student, teacher = (
-        torch.softmax((z if z.dtype == torch.float64 else z.float()) / temperature, dim=-1)
-        for z in (student_logits, teacher_logits)
-    )
+    student, teacher = (torch.softmax(precise(z) / temperature, dim=-1) for z in (student_logits, teacher_logits))
     between_classes = pearson_distance(student, teacher)  # [items]
     between_items = pearson_distance(student, teacher, dim=0).mean()
     return (beta * between_classes + gamma * between_items) * temperature**2

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distil_nlp.errors import ModelError
+from distil_nlp.functional.precision import precise
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -170,7 +171,7 @@ def topk_kl_divergence(student_logits: Tensor, teacher_logits: Tensor, *, k: int
 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-softmax of ``logits / temperature``: ``[..., vocab]``, float32 (float64 for float64)."""
-    return F.log_softmax(_at_least_float32(logits) / temperature, dim=-1)
+    return F.log_softmax(precise(logits) / temperature, dim=-1)
 
 
 def coarse_log_probabilities(logits: Tensor, kept: Tensor, temperature: float = 1.0) -> Tensor:
@@ -184,7 +185,7 @@ def coarse_log_probabilities(logits: Tensor, kept: Tensor, temperature: float = 
     Returns:
         ``[..., k + 1]``, float32 (float64 for float64); the others come last.
     """
-    scaled = _at_least_float32(logits) / temperature
+    scaled = precise(logits) / temperature
     others = scaled.scatter(-1, kept, -math.inf).logsumexp(-1, keepdim=True)
     return F.log_softmax(torch.cat([scaled.gather(-1, kept), others], dim=-1), dim=-1)
 
@@ -220,10 +221,15 @@ def standardize(logits: Tensor) -> Tensor:
         Sun et al. (2024), arXiv:2403.01427, with the population's standard deviation. Their code takes the sample's,
         over one class less: the same as a temperature that is larger by :math:`\sqrt{C / (C - 1)}` for C classes.
     """
-    logits = _at_least_float32(logits)
+    logits = precise(logits)
     centred = logits - logits.mean(-1, keepdim=True)
     deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / max(logits.shape[-1], 1) ** 0.5
     return centred / (torch.where(deviation > 0, deviation, 1.0) + 1e-7)
+
+
+def one_vocabulary(*sizes: int) -> bool:
+    """Whether sizes can be those of one vocabulary: padding explains 2 %."""
+    return max(sizes) - min(sizes) <= max(sizes) // 50
 
 
 def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,12 +240,12 @@ def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor) -> tuple[T
         teacher_logits: ``[..., teacher_vocab]``.
 
     Raises:
-        ModelError: if the sizes differ by more than padding can explain (2 %).
+        ModelError: if the sizes differ by more than padding can explain.
     """
     sizes = student_logits.shape[-1], teacher_logits.shape[-1]
     if sizes[0] == sizes[1]:
         return student_logits, teacher_logits
-    if max(sizes) - min(sizes) > max(sizes) // 50:
+    if not one_vocabulary(*sizes):
         raise ModelError(
             "The logits of student and teacher are compared word by word.",
             f"The student's vocabulary has {sizes[0]:,} rows, the teacher's {sizes[1]:,}: more than padding explains.",
@@ -263,7 +269,3 @@ def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
 def _rules_out(log_p: Tensor) -> bool:
     """Whether any class has the probability 0."""
     return log_p.numel() > 0 and bool(torch.isneginf(log_p.detach().amin()))
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()

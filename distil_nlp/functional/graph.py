@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distil_nlp.functional.precision import precise
 from distil_nlp.functional.similarity import unit
 
 
@@ -94,5 +95,4 @@ def edge_difference(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
 
 
 def _masked(features: Tensor, valid: Tensor) -> Tensor:
-    features = features if features.dtype == torch.float64 else features.float()
-    return features.masked_fill(~valid[..., None], 0.0)
+    return precise(features).masked_fill(~valid[..., None], 0.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distil_nlp.functional.precision import precise
+
 POOLINGS = ("mean", "cls", "last")
 
 
@@ -21,7 +23,7 @@ def pool(hidden_states: Tensor, valid: Tensor, pooling: str) -> Tensor:
     Returns:
         ``[batch, width]``, float32 (float64 for float64 input); zeros for a mean over nothing.
     """
-    states = hidden_states if hidden_states.dtype == torch.float64 else hidden_states.float()
+    states = precise(hidden_states)
     if pooling == "mean":
         share = valid.to(states.dtype) / valid.sum(-1, keepdim=True).clamp(min=1)
         return torch.einsum("bt,btw->bw", share, states)

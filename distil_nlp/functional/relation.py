@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distil_nlp.functional.precision import precise_pair
 from distil_nlp.functional.similarity import unit
 
 
@@ -35,7 +36,7 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
         Park et al. (2019), arXiv:1904.05068, section 3.2.1, as a mean over ordered pairs instead of a sum. The authors'
         code takes the mean over all n² entries, and leaves distances of 0 out of :math:`\mu`.
     """
-    student, teacher = _at_least_float32(student, teacher)
+    student, teacher = precise_pair(student, teacher)
     potentials = []
     for states in (student, teacher):
         distances = _offsets(states)[1]
@@ -65,7 +66,7 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
         Park et al. (2019), arXiv:1904.05068, section 3.2.2, as a mean over ordered triples of distinct examples instead
         of a sum. The authors' code takes the mean over all n³ entries.
     """
-    student, teacher = _at_least_float32(student, teacher)
+    student, teacher = precise_pair(student, teacher)
     other = _others(student)
     triples = other[:, :, None] & other[:, None, :] & other[None]  # [vertex, i, k]
     losses = F.smooth_l1_loss(_cosines(student), _cosines(teacher), reduction="none")
@@ -88,7 +89,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     References:
         Tung & Mori (2019), arXiv:1907.09682.
     """
-    student, teacher = _at_least_float32(student, teacher)
+    student, teacher = precise_pair(student, teacher)
     ours, theirs = unit(student @ student.T), unit(teacher @ teacher.T)
     return (ours - theirs).square().mean(-1)
 
@@ -112,7 +113,7 @@ def probability_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         Passalis & Tefas (2018), arXiv:1803.10837, with the cosine kernel. The authors' code counts an example as its
         own neighbour and takes the mean over all n² entries.
     """
-    student, teacher = _at_least_float32(student, teacher)
+    student, teacher = precise_pair(student, teacher)
     other = _others(student)
     ours, theirs = _log_neighbours(student, other), _log_neighbours(teacher, other)
     return (theirs.exp() * (theirs - ours)).masked_fill(~other, 0.0).sum(-1)
@@ -137,7 +138,7 @@ def info_nce(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
         van den Oord et al. (2018), arXiv:1807.03748, section 2.3 (InfoNCE), in both directions as in the authors' code
         of Tian et al. (2020), arXiv:1910.10699.
     """
-    student, teacher = _at_least_float32(student, teacher)
+    student, teacher = precise_pair(student, teacher)
     scores = unit(student) @ unit(teacher).T / temperature
     return -(torch.log_softmax(scores, dim=1) + torch.log_softmax(scores, dim=0)).diagonal() / 2
 
@@ -158,7 +159,7 @@ def margin_mse(student: Tensor, teacher: Tensor, *, group: Tensor | None = None)
     References:
         Hofstätter et al. (2020), arXiv:2010.02666, where a pair is two passages of one query.
     """
-    student, teacher = _at_least_float32(student, teacher)
+    student, teacher = precise_pair(student, teacher)
     partners = _others(student)
     if group is not None:
         partners = partners & (group[:, None] == group[None])
@@ -199,8 +200,3 @@ def _mean_of_pairs(distances: Tensor) -> Tensor:
 def _others(states: Tensor) -> Tensor:
     """``[examples, examples]`` boolean, false on the diagonal."""
     return ~torch.eye(len(states), dtype=torch.bool, device=states.device)
-
-
-def _at_least_float32(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-    return student.to(dtype), teacher.to(dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distil_nlp.functional.precision import precise, precise_pair
+
 SHORTEST = 1e-20  # square of the length below which a vector has no direction
 
 
@@ -22,8 +24,8 @@ def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
         Romero et al. (2015), arXiv:1412.6550, eq. 3 (a mean over the width instead of half a sum).
         Jiao et al. (2020), arXiv:1909.10351, eq. 9.
     """
-    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-    return (student.to(dtype) - teacher.to(dtype)).square().mean(-1)
+    student, teacher = precise_pair(student, teacher)
+    return (student - teacher).square().mean(-1)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -70,6 +72,6 @@ def unit(vectors: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
     Returns:
         The same shape, float32 (float64 for float64).
     """
-    vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
+    vectors = precise(vectors)
     squares = vectors.square().sum(dim, keepdim=True)
     return vectors * torch.where(squares > SHORTEST, squares.clamp(min=SHORTEST).rsqrt(), 0.0)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from distil_nlp.errors import ModelError
+from distil_nlp.functional.precision import precise
 from distil_nlp.functional.similarity import unit
 from distil_nlp.signals import SelfAttention
 
@@ -116,5 +116,4 @@ def _gram(states: Tensor) -> Tensor:
 
 def _tokens_only(states: Tensor, valid: Tensor) -> Tensor:
     """Zeros in the place of padding."""
-    states = states if states.dtype == torch.float64 else states.float()
-    return states.masked_fill(~valid[..., None], 0.0)
+    return precise(states).masked_fill(~valid[..., None], 0.0)

@@ -7,9 +7,8 @@ from torch import Tensor
 from distil_nlp.functional.similarity import mean_squared_error
 from distil_nlp.mapping import LayerMapping, LayerPairs
 from distil_nlp.objectives.base import OBJECTIVES
-from distil_nlp.objectives.on_features import FeatureObjective
+from distil_nlp.objectives.on_features import TokenObjective
 from distil_nlp.projection import ProjectionSpec
-from distil_nlp.signals import Batch, valid_tokens
 
 
 class _EmbeddingOutput(LayerMapping):
@@ -20,7 +19,7 @@ class _EmbeddingOutput(LayerMapping):
 
 
 @OBJECTIVES.register("embeddings")
-class Embeddings(FeatureObjective):
+class Embeddings(TokenObjective):
     r"""Mean squared error between the embedding outputs.
 
     .. math:: \frac{1}{n} \sum_i \frac{1}{d} \| W e^s_i - e^t_i \|^2
@@ -45,12 +44,6 @@ class Embeddings(FeatureObjective):
     def __init__(self, *, projection: ProjectionSpec = "auto", weight: float = 1.0) -> None:
         super().__init__(projection=projection, weight=weight)
         self.mapping = _EmbeddingOutput()
-
-    def count(self, batch: Batch) -> Tensor:
-        return valid_tokens(batch).sum()
-
-    def pick(self, hidden_states: Tensor, valid: Tensor) -> Tensor:
-        return hidden_states.flatten(0, 1) if valid.all() else hidden_states[valid]
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         return mean_squared_error(student, teacher)

@@ -8,15 +8,14 @@ from distil_nlp.errors import RecipeError, near_match
 from distil_nlp.functional.similarity import cosine_distance, mean_squared_error, normalized_squared_error
 from distil_nlp.mapping import MappingSpec
 from distil_nlp.objectives.base import OBJECTIVES
-from distil_nlp.objectives.on_features import FeatureObjective
+from distil_nlp.objectives.on_features import TokenObjective
 from distil_nlp.projection import ProjectionSpec
-from distil_nlp.signals import Batch, valid_tokens
 
 LOSSES = {"mse": mean_squared_error, "cosine": cosine_distance, "normalized": normalized_squared_error}
 
 
 @OBJECTIVES.register("hidden_states")
-class HiddenStates(FeatureObjective):
+class HiddenStates(TokenObjective):
     r"""Distance between the hidden states of mapped layers, token by token.
 
     .. math:: \frac{1}{n |P|} \sum_{(l,m) \in P} \sum_i \ell(W_l h^s_{l,i}, h^t_{m,i})
@@ -60,12 +59,6 @@ class HiddenStates(FeatureObjective):
         if loss not in LOSSES:
             raise RecipeError(f"hidden_states.loss is '{loss}'.", near_match(f"{loss}", LOSSES))
         self.loss = loss
-
-    def count(self, batch: Batch) -> Tensor:
-        return valid_tokens(batch).sum()
-
-    def pick(self, hidden_states: Tensor, valid: Tensor) -> Tensor:
-        return hidden_states.flatten(0, 1) if valid.all() else hidden_states[valid]
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         return LOSSES[self.loss](student, teacher)

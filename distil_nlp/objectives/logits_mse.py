@@ -8,7 +8,8 @@ from torch import Tensor
 
 from distil_nlp.functional.similarity import mean_squared_error
 from distil_nlp.objectives.base import OBJECTIVES
-from distil_nlp.objectives.on_logits import CLASSES, MULTI_LABEL, REGRESSION, LogitsObjective
+from distil_nlp.objectives.on_logits import CLASSES, LogitsObjective
+from distil_nlp.signals import MULTI_LABEL, REGRESSION
 
 
 @OBJECTIVES.register("logits_mse")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from distil_nlp.errors import ModelError
+from distil_nlp.functional.precision import precise
 from distil_nlp.functional.relation import margin_mse
 from distil_nlp.objectives.base import OBJECTIVES
-from distil_nlp.objectives.on_logits import REGRESSION, LogitsObjective
-from distil_nlp.signals import Batch, Shape, Signals
+from distil_nlp.objectives.on_logits import LogitsObjective
+from distil_nlp.signals import REGRESSION, Batch, Shape, Signals
 
 
 @OBJECTIVES.register("margin_mse")
@@ -73,5 +73,5 @@ class MarginMSE(LogitsObjective):
 
 def _scores(logits: Tensor) -> Tensor:
     """``[examples, 1 or 2] -> [examples]``."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = precise(logits)
     return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -34,27 +35,42 @@ class FeatureObjective(LayerObjective):
         self.student_needs = Needs(hidden_states=frozenset(s for s, _ in self.pairs))
         self.teacher_needs = Needs(hidden_states=frozenset(t for _, t in self.pairs))
         if self.projection is None and teacher is not None:
-            self.projection = Projection(
-                self.projection_settings,
-                student_width=student.width,
-                teacher_width=teacher.width,
-                count=len(self.pairs),
-            )
+            self.projection = Projection.between(student, teacher, self.projection_settings, count=len(self.pairs))
 
     @abc.abstractmethod
     def pick(self, hidden_states: Tensor, valid: Tensor) -> Tensor:
         """The vectors that are compared: ``[batch, tokens, width]`` and ``[batch, tokens]`` to ``[items, width]``."""
+
+    def picker(self, valid: Tensor) -> Callable[[Tensor], Tensor]:
+        """:meth:`pick` for all hidden states of one batch."""
+        return lambda hidden_states: self.pick(hidden_states, valid)
 
     @abc.abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """One value per item, from two ``[items, width]``."""
 
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
-        valid = valid_tokens(batch)
+        pick = self.picker(valid_tokens(batch))
         per_pair = []
         for number, (s, t) in enumerate(self.pairs):
-            pair = self.pick(student.hidden_states[s], valid), self.pick(teacher.hidden_states[t], valid)
+            pair = pick(student.hidden_states[s]), pick(teacher.hidden_states[t])
             if self.projection is not None:
                 pair = self.projection.match(*pair, number)
             per_pair.append(self.compare(*pair))
         return self.combine(per_pair)
+
+
+class TokenObjective(FeatureObjective):
+    """One whose vectors are those of the tokens that are not padding."""
+
+    def count(self, batch: Batch) -> Tensor:
+        return valid_tokens(batch).sum()
+
+    def pick(self, hidden_states: Tensor, valid: Tensor) -> Tensor:
+        return self.picker(valid)(hidden_states)
+
+    def picker(self, valid: Tensor) -> Callable[[Tensor], Tensor]:
+        places = valid.flatten().nonzero().squeeze(1)  # waits for the device, so once a batch
+        if len(places) == valid.numel():
+            return lambda hidden_states: hidden_states.flatten(0, 1)
+        return lambda hidden_states: hidden_states.flatten(0, 1).index_select(0, places)  # [items, width]

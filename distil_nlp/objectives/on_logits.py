@@ -9,13 +9,25 @@ import torch
 from torch import Tensor
 
 from distil_nlp.errors import ModelError, RecipeError, near_match
+from distil_nlp.functional.attention import valid_indices
 from distil_nlp.functional.confidence import CONFIDENCES, confidence
 from distil_nlp.functional.divergence import shared_vocabulary, standardize
 from distil_nlp.objectives.base import Objective
-from distil_nlp.signals import IGNORED, Batch, Needs, Shape, Signals, at_items, item_labels, valid_items, valid_tokens
+from distil_nlp.signals import (
+    IGNORED,
+    MULTI_LABEL,
+    REGRESSION,
+    Batch,
+    Needs,
+    Shape,
+    Signals,
+    at_items,
+    item_labels,
+    valid_items,
+    valid_tokens,
+)
 
 CLASSES = frozenset({"example", "token", "next_token", "span"})
-MULTI_LABEL, REGRESSION = "multi_label_classification", "regression"
 
 
 class LogitsObjective(Objective):
@@ -155,13 +167,14 @@ class LogitsObjective(Objective):
         return self._compare(student, teacher, target).view(ours.shape).mean(-1)
 
     def _span_values(self, ours: Tensor, theirs: Tensor, batch: Batch, target: Tensor | None) -> Tensor:
-        values = []
-        for row, tokens in enumerate(valid_tokens(batch)):
-            if not tokens.any():  # padding alone
+        values, valid = [], valid_tokens(batch)
+        for row, tokens in enumerate(valid_indices(valid)):
+            student = ours[row][:, tokens]
+            if not student.shape[1]:  # padding alone
                 values.append(ours[row].sum() * 0.0)
                 continue
-            ends = None if target is None else _among(target[row], tokens)
-            values.append(self._compare(ours[row][:, tokens], theirs[row][:, tokens], ends).mean())
+            ends = None if target is None else _among(target[row], valid[row])
+            values.append(self._compare(student, theirs[row][:, tokens], ends).mean())
         return torch.stack(values)  # [batch]
 
     def _compare(self, ours: Tensor, theirs: Tensor, target: Tensor | None) -> Tensor:

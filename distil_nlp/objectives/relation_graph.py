@@ -102,12 +102,7 @@ class RelationGraph(ExampleObjective):
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         super().bind(student, teacher)
         if self.vertices and self.projection is None and teacher is not None:
-            self.projection = Projection(
-                self.projection_settings,
-                student_width=student.width,
-                teacher_width=teacher.width,
-                count=len(self.pairs),
-            )
+            self.projection = Projection.between(student, teacher, self.projection_settings, count=len(self.pairs))
 
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         if self.nodes == "examples":

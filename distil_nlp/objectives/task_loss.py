@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distil_nlp.errors import ModelError, RecipeError
+from distil_nlp.functional.precision import precise
 from distil_nlp.objectives.base import OBJECTIVES, Objective
-from distil_nlp.objectives.on_logits import MULTI_LABEL
-from distil_nlp.signals import IGNORED, Batch, Needs, Shape, Signals, at_items, item_labels, labelled_items
+from distil_nlp.signals import IGNORED, MULTI_LABEL, Batch, Needs, Shape, Signals, at_items, item_labels, labelled_items
 
 
 @OBJECTIVES.register("task_loss")
@@ -25,9 +25,10 @@ class TaskLoss(Objective):
     Label smoothing, as ``TrainingArguments.label_smoothing_factor`` asks for it, is for classes only: the target is
     mixed with the uniform distribution (Szegedy et al. 2016, arXiv:1512.00567, section 7).
 
-    Items without a label count for other objectives only, so that text without labels can be mixed in: a class or the
-    start of a span that is ``-100``, a token's class of ``-101``, a number that is NaN. Where the model's own loss does
-    not pass over them (spans, numbers, any number of labels), it is computed here as transformers does.
+    Items without a label count for other objectives only, so that text without labels can be mixed in: a class that
+    is ``-100``, a token's class of ``-101``, a number that is NaN, a span of which an end is ``-100`` or beyond the
+    batch's last token. Where the model's own loss does not pass over them (spans, numbers, any number of labels), it is
+    computed here as transformers does.
 
     Use it when there are labels; alone it is plain fine-tuning.
 
@@ -75,7 +76,7 @@ class TaskLoss(Objective):
     def item_values(self, student_logits: Tensor, teacher_logits: Tensor | None, target: Tensor | None) -> Tensor:
         if target is None:
             raise self._without_labels("input_ids")
-        logits = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+        logits = precise(student_logits)
         target = target.clamp(min=IGNORED)  # passed over, with or without a label
         return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
 
@@ -96,14 +97,13 @@ class TaskLoss(Objective):
         loss = student.loss
         if (self._item == "span" or self._problem) and student.logits is not None and count < len(labelled):
             loss = self._mean_loss(student.logits[labelled], labels[labelled])
-        return (loss.float() * count).reshape(1)
+        return (precise(loss) * count).reshape(1)
 
     def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The model's own loss on some of the examples."""
         if self._item == "span":
-            tokens = logits.shape[-1]
-            ends = labels.clamp(0, tokens)  # [examples, 2]; beyond the last token stands for none, in transformers
-            losses = [F.cross_entropy(logits[:, end], ends[:, end], ignore_index=tokens) for end in (0, 1)]
+            ends = labels.clamp(min=0)  # [examples, 2]
+            losses = [F.cross_entropy(logits[:, end], ends[:, end]) for end in (0, 1)]
             return torch.stack(losses).mean()
         if self._problem == MULTI_LABEL:
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))

@@ -46,10 +46,10 @@ class _Observer:
         if len({len(each) for each in channels}) > 1 or sum(map(len, channels)) != len(numbers):
             raise _unknown(self.model, f"'{name}' does not read the heads as they are")
         merged = torch.stack(channels).view(self.num_heads // self.shared, -1)
-        self.heads[f"{name}.weight", 1 if isinstance(module, nn.Linear) else 0] = (name, merged)
+        self.heads[f"{name}.weight", input_axis(module) or 0] = (name, merged)
         for projection, units in self.units.items():
-            axis = 0 if isinstance(self.model.get_submodule(projection), nn.Linear) else 1
-            self.heads[f"{projection}.weight", axis] = (name, units)
+            outputs = 1 - (input_axis(self.model.get_submodule(projection)) or 0)
+            self.heads[f"{projection}.weight", outputs] = (name, units)
             self.heads[f"{projection}.bias", 0] = (name, units)
         self.units, self.outputs = None, []
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from distil_nlp.errors import ModelError
+from distil_nlp.functional.attention import masked
 from distil_nlp.signals import SelfAttention
 from distil_nlp.teachers.packing import Packing, by_rows, placed, unpacked
 from distil_nlp.teachers.row_keys import Rows
 from distil_nlp.teachers.store import Array, Row
 
 FULL, CAUSAL, MASKED = range(3)  # which tokens a row's tokens attend to: all, earlier ones, or as a mask says
-_HIDDEN = -1e4  # an additive mask's entries below stand for minus infinity
 
 
 def put_attention(packing: Packing, name: str, seen: SelfAttention, counts: Sequence[int]) -> None:
@@ -83,7 +83,7 @@ def _masks(seen: SelfAttention, counts: Sequence[int]) -> tuple[list[int], list[
 def _allowed(mask: Tensor, count: int) -> Array:
     """``[count, count]`` boolean of one row's mask, ``[heads or 1, tokens or 1, tokens]``."""
     part = mask[:, :count, :count].cpu()
-    allowed = part if part.dtype == torch.bool else part > _HIDDEN
+    allowed = ~masked(part)
     if len(mask) > 1 or (part.dtype != torch.bool and bool((part[allowed] != 0).any())):
         raise ModelError(
             "Self-attention of the teacher was to be stored.",

@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distil_nlp.errors import ModelError, near_match
+from distil_nlp.functional.attention import valid_indices
 from distil_nlp.functional.averaging import mean_log_probabilities, mean_logits
 from distil_nlp.functional.confidence import CONFIDENCES, confidence
-from distil_nlp.signals import Batch, ItemLogits, Needs, Shape, Signals, at_items, valid_tokens
+from distil_nlp.signals import MULTI_LABEL, REGRESSION, Batch, ItemLogits, Needs, Shape, Signals, at_items, valid_tokens
 from distil_nlp.teachers.base import Teacher, as_teacher, fingerprint_of
 from distil_nlp.teachers.label_sets import find_labels, shared_names, shared_outputs
 
@@ -111,9 +112,7 @@ class EnsembleTeacher:
             if needs.head or number == self.features_from
         }
         chosen = seen[self.features_from]
-        signals = Signals(
-            hidden_states=chosen.hidden_states, attentions=chosen.attentions, attention_mask=valid_tokens(batch)
-        )
+        signals = Signals(hidden_states=chosen.hidden_states, attentions=chosen.attentions)
         if needs.vocabulary:
             parts = [_at_items(each, batch, self.shape.item) for each in seen.values()]
             signals.item_logits = _MeanOfItems(parts, self._mean)
@@ -145,13 +144,13 @@ class EnsembleTeacher:
 
     def _mean(self, logits: Sequence[Tensor]) -> Tensor:
         """``[..., labels]`` of the members' ``[..., their labels]``."""
-        binary = self.shape.problem == "multi_label_classification"
+        binary = self.shape.problem == MULTI_LABEL
         if self._columns is None:
             logits = [z[..., : self.shape.num_outputs] for z in logits]  # without rows that pad a vocabulary
         weights = torch.stack([self._weight(number, z) for number, z in enumerate(logits)])
         away = 0.0 if binary else -math.inf
         stacked = torch.stack([self._placed(number, z, away) for number, z in enumerate(logits)])
-        if self.average == "logits" or self.shape.problem == "regression":
+        if self.average == "logits" or self.shape.problem == REGRESSION:
             return mean_logits(stacked, weights)
         if not binary:
             return mean_log_probabilities(stacked, weights)
@@ -160,7 +159,7 @@ class EnsembleTeacher:
 
     def _weight(self, number: int, logits: Tensor) -> Tensor:
         """A member's weight: ``[..., 1]`` for a prediction, ``[..., labels]`` where labels differ or are apart."""
-        binary = self.shape.problem == "multi_label_classification"
+        binary = self.shape.problem == MULTI_LABEL
         weight = logits.new_full((*logits.shape[:-1], 1), self.weights[number], dtype=torch.float32)
         if self.by_confidence is not None:
             classes = torch.stack([logits, torch.zeros_like(logits)], dim=-1) if binary else logits.unsqueeze(-2)
@@ -178,11 +177,11 @@ class EnsembleTeacher:
     def _mean_of_spans(self, logits: Sequence[Tensor], batch: Batch) -> Tensor:
         """``[batch, 2, tokens]``, each a distribution over the tokens that are not padding; 0 at padding."""
         means = torch.zeros_like(logits[0], dtype=torch.float32)
-        for row, valid in enumerate(valid_tokens(batch)):
-            parts = [each[row][:, valid] for each in logits]
+        for row, tokens in enumerate(valid_indices(valid_tokens(batch))):
+            parts = [each[row][:, tokens] for each in logits]
             weights = torch.stack([self._weight(number, part) for number, part in enumerate(parts)])
             mean = mean_logits if self.average == "logits" else mean_log_probabilities
-            means[row][:, valid] = mean(torch.stack(parts), weights).float()
+            means[row][:, tokens] = mean(torch.stack(parts), weights).float()
         return means
 
     # ---- what goes together ----
@@ -213,7 +212,7 @@ class EnsembleTeacher:
                 f"What they predict, and their config.problem_type: {listed}.",
                 "Leave members out, or give all the same kind of head and the same config.problem_type.",
             )
-        if self.by_confidence is not None and shapes[0].problem == "regression":
+        if self.by_confidence is not None and shapes[0].problem == REGRESSION:
             raise ModelError(
                 "by_confidence is how sure a teacher is of a class.",
                 "The members are regressions, which have none.",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distil_nlp.errors import ModelError, near_match
+from distil_nlp.functional.divergence import one_vocabulary
 from distil_nlp.label_names import as_compared, unnamed
 from distil_nlp.signals import Shape
 from distil_nlp.teachers.base import Teacher
@@ -17,7 +18,7 @@ def shared_outputs(shapes: Sequence[Shape]) -> int:
     """Number of labels, or of the vocabulary's rows without those that pad it."""
     sizes = [shape.num_outputs for shape in shapes]
     words = shapes[0].item in ("token", "next_token")
-    if max(sizes) - min(sizes) > (max(sizes) // 50 if words else 0):
+    if len(set(sizes)) > 1 and not (words and one_vocabulary(*sizes)):
         raise ModelError(
             "The members of an ensemble have the same labels (or the same vocabulary, up to rows that pad it).",
             f"Their heads have {', '.join(f'{size:,}' for size in sizes)} outputs.",

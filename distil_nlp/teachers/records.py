@@ -135,9 +135,8 @@ def signals_of(
         needs: What is wanted.
         head: The vocabulary head, where what it reads is stored in the place of logits.
     """
-    valid = valid_tokens(batch)
-    device = valid.device
-    signals = Signals(attention_mask=valid)
+    device = valid_tokens(batch).device
+    signals = Signals()
     if needs.head:
         predictions: VocabularyHead | _StoredLogits = _StoredLogits(stored, contents, device)
         if HEAD_INPUTS in stored[0] and head is not None:

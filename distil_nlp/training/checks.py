@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Trainer
 from distil_nlp.blocks import find_blocks, inner_model
 from distil_nlp.data.writing import unset_ignored
 from distil_nlp.errors import ModelError, TrainingError
+from distil_nlp.functional.divergence import one_vocabulary
 from distil_nlp.label_names import as_compared
 from distil_nlp.objectives import LogitsObjective, Objective, TaskLoss
 from distil_nlp.signals import Needs, Shape
@@ -80,7 +81,7 @@ def check_models(student: Any, teacher: Any, model_init: Any = None) -> None:
 
 def _check_vocabulary(student: nn.Module, teacher: nn.Module) -> None:
     ours, theirs = (_vocabulary(inner_model(model)) for model in (student, teacher))
-    if ours is None or theirs is None or abs(ours - theirs) <= max(ours, theirs) // 50:  # rows of padding
+    if ours is None or theirs is None or one_vocabulary(ours, theirs):
         return
     raise ModelError(
         "Student and teacher read the same token ids, so they need one tokenizer.",
@@ -115,11 +116,20 @@ def check_inside(student: Any, item: str | None, needs: Needs) -> None:
         needs: What is read of it.
 
     Raises:
-        ModelError: if its blocks cannot be told apart, or virtual tokens of PEFT stand where the teacher has none.
+        ModelError: if its blocks cannot be told apart or are skipped at random, virtual tokens of PEFT stand where the
+            teacher has none, or its predictions are at labelled tokens alone.
     """
-    inside = needs.hidden_states or needs.attentions
+    inside, model = needs.hidden_states or needs.attentions, inner_model(student)
     if inside:
-        find_blocks(inner_model(student))
+        blocks = find_blocks(model)
+        if needs.attentions or needs.hidden_states - {0, blocks.num_layers}:
+            _check_layerdrop(model)
+    if getattr(model, "sparse_prediction", False):
+        raise ModelError(
+            "Predictions are compared token by token.",
+            f"{type(model).__name__} gives those of labelled tokens alone (sparse_prediction).",
+            "Load it with from_pretrained(..., sparse_prediction=False): its loss is the same.",
+        )
     prompts = [each for each in getattr(student, "peft_config", {}).values() if each.is_prompt_learning]
     if prompts and (inside or item != "example"):
         raise ModelError(
@@ -127,6 +137,17 @@ def check_inside(student: Any, item: str | None, needs: Needs) -> None:
             f"The student has virtual tokens (PEFT's {prompts[0].peft_type.value}), which the teacher has not.",
             "Use LoRA, or distil the predictions of a sequence classifier only (task_loss, logits_kl).",
         )
+
+
+def _check_layerdrop(model: PreTrainedModel) -> None:
+    for name, module in model.named_modules():
+        share = getattr(module, "layerdrop", 0)
+        if isinstance(share, int | float) and share > 0:
+            raise ModelError(
+                "Layers of student and teacher are matched by their numbers.",
+                f"The student skips blocks at random while it trains (LayerDrop {share:g}), so that numbers shift.",
+                f"Set student.{f'{name}.' if name else ''}layerdrop = 0, or load it with such a configuration.",
+            )
 
 
 def check_labels(

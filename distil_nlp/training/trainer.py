@@ -152,14 +152,14 @@ class DistillationTrainer(BatchTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The sum of the objectives' terms."""
+        if self.weighting is not None:
+            self.weighting.apply_balances()  # which waits for the device, so before it has work
         inputs = {name: value for name, value in inputs.items() if name != "skip_logits"}  # asked of Liger's models
         used, student_needs, teacher_needs = self._in_use(model.training and not return_outputs)
         headless = self.args.world_size > 1 and not student_needs.head
         asks = any(objective.uses_teacher for objective in used)
         teacher = self.teacher(inputs, teacher_needs) if self.teacher and asks else Signals()
         student = capture(model, inputs, student_needs | Needs(logits=headless))
-        if self.weighting is not None:
-            self.weighting.apply_balances()
         loss, terms = loss_terms(list(self._objectives()), used, student, teacher, inputs, num_items_in_batch)
         if self.weighting is not None:
             of_a_step = model.training and num_items_in_batch is not None

@@ -200,6 +200,7 @@ class GradNorm(Weighting):
                 )
         self.alpha, self.every, self.rate = alpha, every, rate
         self._shared = 0  # number of the hidden state that all terms depend upon
+        self._measuring: bool | None = None  # whether this step is one of every few; None before it is looked up
 
     def bind(self, objectives: Sequence[Objective], student: Shape) -> None:
         super().bind(objectives, student)
@@ -216,7 +217,7 @@ class GradNorm(Weighting):
         return self.log_balances.exp()
 
     def forward(self, terms: list[Tensor], student: Signals, share: float) -> None:
-        if not torch.is_grad_enabled() or int(self.steps) % self.every:
+        if not torch.is_grad_enabled() or not self._measures():
             return
         state = student.hidden_states[self._shared]
         if not state.requires_grad:
@@ -232,14 +233,20 @@ class GradNorm(Weighting):
             self.values[number] += term.detach()
 
     def end_step(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        if int(self.steps) % self.every == 0:
+        if self._measures():
             self._update(reduce(self.squares).sqrt(), reduce(self.values))
-            self.forget()
+        self.forget()
         self.steps += 1
 
     def forget(self) -> None:
         self.squares.zero_()
         self.values.zero_()
+        self._measuring = None
+
+    def _measures(self) -> bool:
+        if self._measuring is None:  # once a step: it waits for the device
+            self._measuring = int(self.steps) % self.every == 0
+        return self._measuring
 
     def _update(self, norms: Tensor, values: Tensor) -> None:
         """One step of the balances, from norms and values of the terms as they enter the loss."""

@@ -100,3 +100,21 @@ def test_a_target_that_nobody_knows_is_the_teachers_likeliest():
     without = {key: value for key, value in made.items() if not key.endswith("positions")}
     made["start_positions"] = made["end_positions"] = torch.full((4,), -100)
     torch.testing.assert_close(run(DKD(), student, teacher, made), run(DKD(), student, teacher, without))
+
+
+def test_spans_beyond_the_last_token_are_left_out_one_by_one():
+    """Of the third both ends are outside, of the fourth one; the twin goes over the others by hand."""
+    student, teacher = models("span")
+    made = make("span", tokens=6, lengths=(6, 6, 6, 6))
+    made |= {"start_positions": torch.tensor([1, 2, 9, 3]), "end_positions": torch.tensor([2, 3, 9, 6])}
+    output = student(made["input_ids"], made["attention_mask"])
+    twin = 0.0
+    for row in (0, 1):
+        for logits, ends in ((output.start_logits, "start_positions"), (output.end_logits, "end_positions")):
+            twin = twin - logits[row].log_softmax(0)[made[ends][row]] / 4
+    objective = TaskLoss()
+    torch.testing.assert_close(run(objective, student, teacher, made), twin)
+    assert objective.count(made) == 2
+    parts = [{key: value[rows] for key, value in made.items()} for rows in (slice(0, 1), slice(1, 3), slice(3, 4))]
+    terms = [run(objective, student, teacher, part, torch.tensor(2.0)) for part in parts]
+    torch.testing.assert_close(sum(terms), twin)

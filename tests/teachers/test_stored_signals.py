@@ -51,7 +51,6 @@ def test_features_are_found_in_any_batch(tmp_path, family, side):
     rows = rows_of_lengths(LENGTHS)
     reader = filled(tmp_path, rows, FEATURES, family)
     got, expected = reader(collate(rows, side=side), FEATURES), live(collate(rows), FEATURES, family)
-    assert torch.equal(got.attention_mask.sum(-1), torch.tensor(LENGTHS))
     for row, length in enumerate(LENGTHS):
         start = 12 - length if side == "left" else 0
         ours, theirs = slice(start, start + length), slice(0, length)

@@ -48,7 +48,6 @@ def test_logits_and_labels_are_those_of_each_row_alone(family):
     labels = torch.cat([row["labels"][row["labels"] != -100] for row in rows])
     assert item_labels(batch, "token").tolist() == labels.tolist()
     assert valid_items(batch, "token").sum() == len(labels)
-    assert signals.attention_mask.shape == batch["input_ids"].shape
     shape = describe(model)
     assert (shape.item, shape.num_outputs, shape.num_layers, shape.width) == ("token", 40, 2, 32)
 

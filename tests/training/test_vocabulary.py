@@ -11,6 +11,7 @@ from transformers import BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM, Mixtr
 
 from distil_nlp.blocks import describe
 from distil_nlp.capture import capture, has_plain_vocabulary_head
+from distil_nlp.errors import ModelError
 from distil_nlp.objectives import HiddenStates, LogitsKL, Objective, TaskLoss, vocabulary
 from distil_nlp.signals import Needs
 
@@ -234,3 +235,22 @@ def test_hidden_states_are_those_of_all_tokens():
     seen = capture(model, batch("masked"), Needs(vocabulary=True, hidden_states=frozenset({4})))
     assert seen.hidden_states[4].shape == (4, 12, 32)
     assert seen.vocabulary.inputs.shape == (int((batch("masked")["labels"] != -100).sum()), 32)
+
+
+def test_predictions_of_labelled_tokens_alone_are_refused_of_a_student(tmp_path):
+    """With labels, ModernBERT then gives ``[labelled, vocab]``; a teacher is given none."""
+    sparse = tiny_model("modernbert", "masked", seed=1, sparse_prediction=True)
+    assert not has_plain_vocabulary_head(sparse)
+    plain = tiny_model("modernbert", "masked", seed=2)
+    for terms in ([TaskLoss()], [TaskLoss(), LogitsKL()], [LogitsKL()]):
+        with pytest.raises(ModelError, match=r"(?s)ModernBertForMaskedLM.*sparse_prediction=False"):
+            make_trainer(tmp_path, student=sparse, teacher=plain, terms=terms)
+    trainer = make_trainer(tmp_path, student=plain, teacher=sparse, terms=[TaskLoss(), LogitsKL()])
+    twin = make_trainer(
+        tmp_path,
+        student=plain,
+        teacher=tiny_model("modernbert", "masked", seed=1),
+        terms=[TaskLoss(), LogitsKL()],
+    )
+    made = batch("masked")
+    torch.testing.assert_close(trainer.compute_loss(plain, made), twin.compute_loss(plain, made))
