@@ -18,7 +18,8 @@ _SEQ2SEQ = frozenset(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.
 _ITEMS = {
     "example": frozenset(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()),
     "token": _TOKEN_CLASSIFIERS | frozenset(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()),
-    "next_token": frozenset(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()),
+    # XLNet predicts the token at each place, and not the next one.
+    "next_token": frozenset(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) - {"XLNetLMHeadModel"},
     "span": frozenset(modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES.values()),
 }
 # Configurations with one of these have blocks, or values, of another head width, or say it in their own way.
@@ -153,7 +154,7 @@ def describe(model: PreTrainedModel) -> Shape:
     return Shape(
         num_layers=config.num_hidden_layers,
         width=config.hidden_size,
-        num_heads=config.num_attention_heads,
+        num_heads=getattr(config, "num_attention_heads", 0),
         num_outputs=0 if item is None else outputs,
         item=item,
         problem=None if problem == "single_label_classification" else problem,
@@ -178,7 +179,8 @@ def observes_inputs(model: PreTrainedModel) -> bool:
 
 def _attention_width(config: PretrainedConfig) -> int | None:
     """Heads times the width of one, where they are alike in all blocks, for queries, keys and values."""
-    if getattr(config, "is_heterogeneous", False) or any(hasattr(config, name) for name in _OTHER_HEAD_WIDTHS):
+    other = getattr(config, "is_heterogeneous", False) or any(hasattr(config, name) for name in _OTHER_HEAD_WIDTHS)
+    if other or not hasattr(config, "num_attention_heads"):
         return None
     head_width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(config.num_attention_heads * head_width)

@@ -155,7 +155,7 @@ class Shape:
     Attributes:
         num_layers: Number of blocks, L.
         width: Hidden size.
-        num_heads: Attention heads a block.
+        num_heads: Attention heads a block; 0 of a model without attention.
         num_outputs: Labels or vocabulary rows of the head; 0 without a head.
         item: What one prediction is: ``example``, ``token``, ``next_token`` or ``span``; None without a head.
         problem: ``regression``, ``multi_label_classification`` or None for one class out of many.

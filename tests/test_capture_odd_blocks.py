@@ -4,8 +4,23 @@ import pytest
 import torch
 from tiny_models import VOCAB, batch
 from tiny_training import few_steps
-from transformers import BartConfig, BartForCausalLM, Lfm2Config, Lfm2ForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    LongformerConfig,
+    LongformerForSequenceClassification,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+    XLNetLMHeadModel,
+)
 
+from distil_nlp.blocks import describe
 from distil_nlp.capture import capture, prepare_attention
 from distil_nlp.errors import ModelError
 from distil_nlp.functional.attention import Scores, attention_probabilities
@@ -90,3 +105,36 @@ def test_what_has_no_number_between_may_skip_them(tmp_path, objective):
 def test_a_causal_mask_is_made_where_the_scores_are():
     query = torch.empty(1, 4, 5, 8, device="meta")
     assert Scores(SelfAttention(query, query, causal=True), 0, slice(None)).hidden.device == query.device
+
+
+def test_what_a_model_pads_rows_with_inside_is_left_out():
+    torch.manual_seed(0)
+    config = LongformerConfig(**SMALL, intermediate_size=48, max_position_embeddings=64, attention_window=8)
+    model = LongformerForSequenceClassification(config).eval()
+    ids, mask = torch.randint(5, VOCAB, (3, 10)), torch.ones(3, 10, dtype=torch.long)
+    mask[1, 6:] = 0
+    whole = {"input_ids": torch.nn.functional.pad(ids, (0, 6)), "attention_mask": torch.nn.functional.pad(mask, (0, 6))}
+    with torch.no_grad():
+        got = capture(model, {"input_ids": ids, "attention_mask": mask}, Needs(hidden_states=frozenset({1, 2})))
+        expected = model(**whole, output_hidden_states=True).hidden_states
+    for block in (1, 2):
+        torch.testing.assert_close(got.hidden_states[block], expected[block][:, :10])
+
+
+def test_states_that_are_not_of_each_token_are_refused():
+    model = XLNetForSequenceClassification(XLNetConfig(vocab_size=VOCAB, d_model=32, n_layer=2, n_head=4, d_inner=48))
+    made = {"input_ids": torch.randint(5, VOCAB, (3, 10))}
+    with pytest.raises(ModelError, match=r"(?s)block 1 is \(10, 3\).*batch's is \(3, 10\)"):
+        capture(model, made, Needs(hidden_states=frozenset({1})))
+    assert describe(XLNetLMHeadModel(model.config)).item is None  # it predicts the token at each place
+
+
+def test_a_model_without_attention_learns_from_logits_and_states(tmp_path):
+    student, teacher = (
+        MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=layers, state_size=4))
+        for layers in (2, 4)
+    )
+    trainer(tmp_path, student, teacher, LogitsKL()).train()
+    trainer(tmp_path, student, teacher, HiddenStates()).train()
+    with pytest.raises(ModelError, match=r"(?s)attentions compares self-attention.*The student has none"):
+        trainer(tmp_path, student, teacher, Attentions())

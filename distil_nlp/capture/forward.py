@@ -54,7 +54,7 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         inputs.setdefault("use_cache", False)
     if needs.loss and "labels" in inputs and not inputs["labels"].is_floating_point():
         inputs["labels"] = inputs["labels"].clamp(min=IGNORED)  # the model's own loss knows no other
-    valid_tokens(batch)  # refuses rows that have not been tokenized
+    tokens = valid_tokens(batch).shape
     signals = Signals()
     if not (needs.hidden_states or needs.attentions or needs.vocabulary):
         return _read_output(signals, model(**inputs)) if needs.head else signals
@@ -83,6 +83,7 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
         if len(maps) == blocks.num_layers:
             signals.attentions = {block: SelfAttention(probabilities=maps[block - 1]) for block in needs.attentions}
     _check_complete(core, needs, signals)
+    _check_shapes(core, signals, tokens)
     if recorder.head_input is not None:
         head = core.get_output_embeddings()
         signals.vocabulary = VocabularyHead(recorder.head_input, head, str(prediction_item(core)), recorder.head_dtype)
@@ -102,6 +103,24 @@ def _check_complete(model: PreTrainedModel, needs: Needs, signals: Signals) -> N
                 f"{type(model).__name__}.",
                 "There is none: the block is of another kind (a convolution, linear attention), or did not run.",
                 "Name others in the objective's `mapping` ({student block: teacher block}), or leave it out.",
+            )
+
+
+def _check_shapes(model: PreTrainedModel, signals: Signals, tokens: torch.Size) -> None:
+    """Leaves out what a model has padded rows with inside (Longformer); refuses what is not of each token."""
+    found = {}
+    for block, states in signals.hidden_states.items():
+        signals.hidden_states[block] = states = states[:, : tokens[1]]
+        found[f"hidden state of block {block}"] = states.shape[:2], tokens
+    for block, attention in signals.attentions.items():
+        if (maps := attention.probabilities) is not None:
+            found[f"attention map of block {block}"] = (maps.shape[0], *maps.shape[2:]), (*tokens, tokens[1])
+    for what, (given, expected) in found.items():
+        if tuple(given) != tuple(expected):
+            raise ModelError(
+                f"Objectives read what {type(model).__name__} makes of each token.",
+                f"The {what} is {tuple(given)}, width and heads left out; the batch's is {tuple(expected)}.",
+                "Leave out objectives on hidden states and attention; those on logits need neither.",
             )
 
 

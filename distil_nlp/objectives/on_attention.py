@@ -22,6 +22,12 @@ class AttentionObjective(LayerObjective):
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         super().bind(student, teacher)
         for role, shape in (("student", student), ("teacher", teacher)):
+            if shape is not None and not shape.num_heads:
+                raise ModelError(
+                    f"{self.name} compares self-attention.",
+                    f"The {role} has none.",
+                    "Use objectives on hidden states or logits instead.",
+                )
             if self.needs_inputs and shape is not None and not shape.attention_inputs:
                 raise ModelError(
                     f"{self.name} compares what goes into self-attention: queries, keys or values.",

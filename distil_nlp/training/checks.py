@@ -182,7 +182,11 @@ def make_savable(model: PreTrainedModel) -> None:
 
 def train_ends(model: PreTrainedModel) -> None:
     """Has the embedding of an end of text trained that is also the padding's, which torch would leave as it is."""
-    ends, embedding = getattr(model.config.get_text_config(), "eos_token_id", None), model.get_input_embeddings()
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:  # CANINE reads characters, by several tables
+        return
+    ends = getattr(model.config.get_text_config(), "eos_token_id", None)
     padding = getattr(embedding, "padding_idx", None)
     if padding is not None and padding in (ends if isinstance(ends, list) else [ends]):
         embedding.padding_idx = None  # type: ignore[assignment] # what is masked has no gradient anyhow
