@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -108,7 +108,7 @@ def _check_complete(model: PreTrainedModel, needs: Needs, signals: Signals) -> N
 
 def _check_shapes(model: PreTrainedModel, signals: Signals, tokens: torch.Size) -> None:
     """Leaves out what a model has padded rows with inside (Longformer); refuses what is not of each token."""
-    found = {}
+    found: dict[str, tuple[Sequence[int], Sequence[int]]] = {}
     for block, states in signals.hidden_states.items():
         signals.hidden_states[block] = states = states[:, : tokens[1]]
         found[f"hidden state of block {block}"] = states.shape[:2], tokens

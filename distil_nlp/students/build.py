@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -55,8 +56,8 @@ def build_student(
             size of weights does.
 
     Raises:
-        ModelError: for what is no model, if nothing is asked for, for blocks or rules that do not exist, and for sizes
-            that the model cannot have.
+        ModelError: for what is no model, if nothing is asked for, for blocks or rules that do not exist, for blocks
+            that would be others in their new places, and for sizes that the model cannot have.
 
     References:
         Sanh et al. (2019), arXiv:1910.01108, section 3: initialisation from the teacher's layers.
@@ -64,6 +65,11 @@ def build_student(
     """
     _check_teacher(teacher)
     widths = {"hidden_size": hidden_size, "num_heads": num_heads, "intermediate_size": intermediate_size}
+    widths = {name: _whole(name, size) for name, size in widths.items()}
+    num_layers, layers = _whole("num_layers", num_layers), _numbers("layers", layers)
+    if decoder_layers is not None:
+        number = isinstance(decoder_layers, Integral)
+        decoder_layers = (_whole if number else _numbers)("decoder_layers", decoder_layers)
     narrow = any(size is not None for size in widths.values())
     deep = any(asked is not None for asked in (num_layers, layers, decoder_layers))
     twice = num_layers is not None and layers is not None and not isinstance(layers, str)
@@ -80,6 +86,33 @@ def build_student(
     if narrow:
         teacher = narrower(teacher, **widths, batches=batches)
     return shallower(teacher, kept) if kept else teacher
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """A number as Python's own: NumPy's cannot be saved in a configuration."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise _mistyped(name, value, "A whole number is needed.")
+    return int(value)
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """A list of blocks; the name of a rule as it is."""
+    if value is None or (isinstance(value, str) and name == "layers"):
+        return value
+    if isinstance(value, Integral):
+        raise _mistyped(name, value, f"Did you mean num_{name}={value}?")
+    known = isinstance(value, Sequence) and not isinstance(value, str)
+    if not known or any(isinstance(each, bool) or not isinstance(each, Integral) for each in value):
+        raise _mistyped(name, value, f"Write a list of the blocks' numbers: {name}=[1, 3], say.")
+    return [int(each) for each in value]
+
+
+def _mistyped(name: str, value: Any, fix: str) -> ModelError:
+    return ModelError(
+        f"A student with {name}={value!r} was asked for.", f"That is of the type {type(value).__name__}.", fix
+    )
 
 
 def _check_teacher(teacher: Any) -> None:

@@ -61,7 +61,7 @@ def describe_student(
     """
     limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None) for model in (teacher, student)]
     if tokens is None:  # half of the positions, since some models number them from the padding id on
-        tokens = min([128, *(limit // 2 for limit in limits if limit)])
+        tokens = min([128, *(limit // 2 for limit in limits if limit and limit > 0)])
     return StudentDescription(model_size(teacher, tokens=tokens), model_size(student, tokens=tokens), tokens)
 
 
@@ -73,9 +73,12 @@ def model_size(model: PreTrainedModel, *, tokens: int) -> ModelSize:
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = ids
     training, attention = model.training, model.config._attn_implementation
+    experts = getattr(model.config, "_experts_implementation", None)
     switched = model._can_set_attn_implementation()
     if switched:
         model.set_attn_implementation("eager")  # the counter does not know every fused attention
+    if experts:
+        model.set_experts_implementation("eager")  # nor grouped products
     try:
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             model.eval()(**inputs)
@@ -83,6 +86,8 @@ def model_size(model: PreTrainedModel, *, tokens: int) -> ModelSize:
         model.train(training)
         if switched:
             model.set_attn_implementation(attention)
+        if experts:
+            model.set_experts_implementation(experts)
     return ModelSize(parameters, parameters * 4 / 1e6, counter.get_total_flops() / 2 / tokens)
 
 

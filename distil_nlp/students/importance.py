@@ -59,7 +59,12 @@ def by_activations(model: PreTrainedModel, axes: Axes, batches: Iterable[Batch])
     valid: list[Tensor] = []
 
     def add(name: str, units: Units, activations: Tensor) -> None:
-        activations = activations.reshape(*valid[0].shape, -1)  # OPT gives its tokens one after another
+        batch, tokens = valid[0].shape
+        if model.config.model_type == "xlnet":
+            activations = activations.transpose(0, 1)  # [tokens, batch, width]
+        if activations.dim() == 3 and len(activations) == batch:
+            activations = activations[:, :tokens]  # Longformer pads to whole windows
+        activations = activations.reshape(batch, tokens, -1)  # OPT gives its tokens one after another
         sizes = _sizes(model.get_submodule(name), units, activations)  # [batch, tokens, units]
         mask = valid[0].to(sizes)
         means = torch.einsum("btu,bt->bu", sizes, mask) / mask.sum(dim=1, keepdim=True).clamp_min(1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from distil_nlp.errors import ModelError
+from distil_nlp.students.sizes import EMBEDDING
 
 
 def skeleton(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
@@ -48,7 +49,7 @@ def changed_axes(model: PreTrainedModel, config: PretrainedConfig) -> dict[tuple
         raise ModelError(
             f"A {type(model).__name__} of other sizes was asked for.",
             f"With these it has other weights: {sorted(set(state) ^ set(expected))}.",
-            "Ask for other sizes.",
+            _other_than(model.config.get_text_config(), config.get_text_config()),
         )
     return {
         (name, axis): length
@@ -56,6 +57,13 @@ def changed_axes(model: PreTrainedModel, config: PretrainedConfig) -> dict[tuple
         for axis, length in enumerate(value.shape)
         if length != expected[name].shape[axis]
     }
+
+
+def _other_than(before: PretrainedConfig, after: PretrainedConfig) -> str:
+    """What to ask for: a hidden size that meets that of the embeddings leaves no projection between them."""
+    hidden = getattr(after, "hidden_size", None)
+    met = [name for name in EMBEDDING if getattr(after, name, None) == hidden != getattr(before, "hidden_size", None)]
+    return f"Ask for a hidden_size other than {hidden}, its {met[0]}." if met else "Ask for other sizes."
 
 
 def inherit(model: PreTrainedModel, config: PretrainedConfig, state: dict[str, Tensor]) -> PreTrainedModel:

@@ -11,7 +11,8 @@ from transformers import PretrainedConfig
 
 from distil_nlp.errors import ModelError
 
-_INTERMEDIATE = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim", "d_ff")
+_INTERMEDIATE = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "d_inner")
+EMBEDDING = ("embedding_size", "word_embed_proj_dim")  # ELECTRA and OPT project them if they are not the hidden size
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Sizes:
         heads: Query heads of a block.
         key_value_heads: Key/value heads; fewer than ``heads`` under grouped-query attention.
         head_dim: Width of a head.
-        intermediate: Neurons of a feed-forward layer.
+        intermediate: Neurons of a feed-forward layer; 0 where the configuration does not say (BLOOM).
     """
 
     hidden: int
@@ -34,15 +35,23 @@ class Sizes:
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Sizes:
-        """Reads them off a configuration."""
+        """Reads them off a configuration.
+
+        Raises:
+            ModelError: if blocks are not all alike, or have no heads.
+        """
         text: Any = config.get_text_config()
+        if getattr(text, "is_heterogeneous", False):
+            raise _not_narrower(f"The sizes of {text.model_type} differ by block.")
+        if not hasattr(text, "num_attention_heads"):
+            raise _not_narrower(f"The configuration of {text.model_type} has no num_attention_heads.")
         name = _intermediate_key(text)
         return cls(
             hidden=text.hidden_size,
             heads=text.num_attention_heads,
             key_value_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            intermediate=getattr(text, name) or 4 * text.hidden_size,  # as GPT-2 reads n_inner=None
+            intermediate=(getattr(text, name) or 4 * text.hidden_size) if name else 0,  # as GPT-2 reads n_inner=None
         )
 
     def replace(self, **changes: int) -> Sizes:
@@ -53,13 +62,14 @@ class Sizes:
         """A copy of a configuration with these sizes."""
         config = copy.deepcopy(config)
         text: Any = config.get_text_config()
-        for name in ("embedding_size", "word_embed_proj_dim"):
-            if getattr(text, name, None) == text.hidden_size:  # ELECTRA and OPT have no projection between them then
+        for name in EMBEDDING:
+            if getattr(text, name, None) == text.hidden_size:
                 setattr(text, name, self.hidden)
         text.hidden_size, text.num_attention_heads = self.hidden, self.heads
         if getattr(text, "num_key_value_heads", None) is not None:
             text.num_key_value_heads = self.key_value_heads
-        setattr(text, _intermediate_key(text), self.intermediate)
+        if intermediate := _intermediate_key(text):
+            setattr(text, intermediate, self.intermediate)
         return config
 
 
@@ -80,6 +90,8 @@ def smaller_sizes(
         ("num_heads", num_heads, old.heads),
         ("intermediate_size", intermediate_size, old.intermediate),
     ):
+        if asked is not None and not most:
+            raise _not_narrower(f"Its configuration has none of {', '.join(_INTERMEDIATE)}.")
         if asked is not None and not 1 <= asked <= most:
             raise _impossible(f"{name}={asked}", f"The teacher's is {most}.", f"Ask for 1 to {most}.")
     hidden, heads = hidden_size or old.hidden, num_heads or old.heads
@@ -116,15 +128,12 @@ def _tied(old: Sizes, hidden_size: int | None, num_heads: int | None) -> tuple[i
     return hidden, heads
 
 
-def _intermediate_key(config: Any) -> str:
-    for name in _INTERMEDIATE:
-        if hasattr(config, name):
-            return name
-    raise ModelError(
-        "A narrower student was asked for.",
-        f"The configuration of {config.model_type} has none of {', '.join(_INTERMEDIATE)}.",
-        "Ask for fewer layers instead (num_layers).",
-    )
+def _intermediate_key(config: Any) -> str | None:
+    return next((name for name in _INTERMEDIATE if hasattr(config, name)), None)
+
+
+def _not_narrower(found: str) -> ModelError:
+    return ModelError("A narrower student was asked for.", found, "Ask for fewer layers instead (num_layers).")
 
 
 def _impossible(asked: str, found: str, fix: str) -> ModelError:

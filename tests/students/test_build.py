@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import FAMILIES, batch, tiny_model
@@ -73,3 +74,33 @@ def test_is_float32_and_leaves_the_random_state_alone():
 def test_impossible_students_are_refused(request_):
     with pytest.raises(ModelError):
         build_student(tiny_model(), **request_)
+
+
+@pytest.mark.parametrize(
+    ("request_", "advice"),
+    [
+        ({"num_layers": 2.0}, "whole number"),
+        ({"num_layers": True}, "whole number"),
+        ({"num_layers": "2"}, "whole number"),
+        ({"hidden_size": 16.0}, "whole number"),
+        ({"intermediate_size": torch.tensor(20)}, "whole number"),
+        ({"layers": 2}, r"num_layers=2\?"),
+        ({"layers": ["1", "3"]}, r"layers=\[1, 3\]"),
+        ({"layers": [1.0, 3.0]}, r"layers=\[1, 3\]"),
+        ({"layers": [True, False]}, r"layers=\[1, 3\]"),
+        ({"layers": torch.tensor([1, 3])}, r"layers=\[1, 3\]"),
+        ({"num_layers": 2, "decoder_layers": "first"}, r"decoder_layers=\[1, 3\]"),
+        ({"num_layers": 2, "decoder_layers": 1.0}, r"decoder_layers=\[1, 3\]"),
+    ],
+    ids=str,
+)
+def test_other_types_are_refused(request_, advice):
+    with pytest.raises(ModelError, match=advice):
+        build_student(tiny_model(), **request_)
+
+
+def test_numpys_whole_numbers_are_numbers(tmp_path):
+    student = build_student(tiny_model(), layers=list(np.array([1, 4])), intermediate_size=np.int64(20))
+    assert (student.config.num_hidden_layers, student.config.intermediate_size) == (2, 20)
+    student.save_pretrained(tmp_path)
+    assert build_student(tiny_model(), num_layers=np.int32(2)).config.num_hidden_layers == 2

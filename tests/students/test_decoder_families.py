@@ -44,6 +44,22 @@ FAMILIES: dict[str, dict[str, Any]] = {  # blocks differ by what their place in 
     "smollm3": {"no_rope_layers": [1, 1, 0, 1]},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "granite_swa": {**_WINDOW, "layer_rope_theta": [1e4, 1e2, 1e4, 1e1]},
+    "gemma4_text": {
+        **_WINDOW,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "hidden_size_per_layer_input": 4,
+        "vocab_size_per_layer_input": 64,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+    "minicpm3": {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 8,
+    },
 }
 IDS = torch.randint(5, 64, (2, 12), generator=torch.Generator().manual_seed(0))
 

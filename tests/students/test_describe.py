@@ -1,7 +1,14 @@
 import pytest
 from tiny_models import tiny_model
 from tiny_seq2seq import tiny_seq2seq
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    MixtralConfig,
+    MixtralForCausalLM,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+)
 
 from distil_nlp.students import build_student, describe_student
 
@@ -45,3 +52,35 @@ def test_encoder_decoders_are_counted_with_both_stacks():
     found = describe_student(teacher, build_student(teacher, decoder_layers=2), tokens=10)
     saved = found.teacher.multiply_adds - found.student.multiply_adds
     assert saved == pytest.approx(2 * (8 * 32**2 + 2 * 32 * 48 + 4 * 10 * 32))
+
+
+def test_experts_are_counted_as_often_as_a_token_goes_to_one():
+    width, neurons, experts, chosen, tokens = 32, 48, 4, 2, 16
+    config = MixtralConfig(
+        vocab_size=60,
+        hidden_size=width,
+        intermediate_size=neurons,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=experts,
+        num_experts_per_tok=chosen,
+    )
+    teacher = MixtralForCausalLM(config)
+    before = teacher.config._experts_implementation
+    found = describe_student(teacher, build_student(teacher, num_layers=1), tokens=tokens)
+    attention = 2 * width**2 + 2 * width * width // 2 + 2 * tokens * width  # keys and values are half as wide
+    block = attention + width * experts + chosen * 3 * width * neurons  # a router; gate, up and down
+    assert found.teacher.multiply_adds == pytest.approx(3 * block + width * 60)
+    assert found.student.multiply_adds == pytest.approx(block + width * 60)
+    assert teacher.config._experts_implementation == before
+
+
+def test_a_model_of_any_length_is_counted_on_128_tokens():
+    """XLNet says -1 for its number of positions."""
+    config = XLNetConfig(vocab_size=60, d_model=32, n_layer=4, n_head=4, d_inner=48)
+    assert config.max_position_embeddings == -1
+    teacher = XLNetForSequenceClassification(config)
+    found = describe_student(teacher, build_student(teacher, num_layers=2))
+    assert found.tokens == 128
+    assert 0 < found.student.multiply_adds < found.teacher.multiply_adds

@@ -95,3 +95,20 @@ def test_decoder_layers_are_for_two_stacks():
     for wrong in ({"decoder_layers": 5}, {"decoder_layers": [0]}, {"num_layers": 5}):
         with pytest.raises(ModelError):
             build_student(four_blocks(), **wrong)
+
+
+@pytest.mark.parametrize(("family", "limited"), [("t5", True), ("bart", False)])
+def test_a_decoder_without_a_place_in_the_cache_is_warned_of(family, limited, caplog):
+    request = {"num_layers": 1, "decoder_layers": 3}
+    student = build_student(four_blocks(family), **request)
+    ids, how = INPUTS["input_ids"], {"max_new_tokens": 3, "do_sample": False}
+    assert ("3 blocks, more than its encoder" in caplog.text) == limited
+    student.generate(ids, use_cache=False, **how)
+    if limited:
+        with pytest.raises(IndexError):
+            student.generate(ids, **how)
+    else:
+        student.generate(ids, **how)
+    caplog.clear()
+    build_student(four_blocks(family), num_layers=3, decoder_layers=3)
+    assert not caplog.text
