@@ -20,7 +20,7 @@ from distil_nlp.objectives.logits_tvd import LogitsTVD
 from distil_nlp.objectives.margin_mse import MarginMSE
 from distil_nlp.objectives.minilm import MiniLM
 from distil_nlp.objectives.minilm_v2 import MiniLMv2
-from distil_nlp.objectives.on_features import FeatureObjective
+from distil_nlp.objectives.on_features import FeatureObjective, TokenObjective
 from distil_nlp.objectives.on_logits import LogitsObjective
 from distil_nlp.objectives.pkt import PKT
 from distil_nlp.objectives.relation_graph import RelationGraph
@@ -60,4 +60,5 @@ __all__ = [
     "SentenceEmbeddings",
     "SimilarityPreserving",
     "TaskLoss",
+    "TokenObjective",
 ]

@@ -61,7 +61,7 @@ class FeatureObjective(LayerObjective):
 
 
 class TokenObjective(FeatureObjective):
-    """One whose vectors are those of the tokens that are not padding."""
+    """One whose vectors are those of the tokens that are not padding; :meth:`compare` is all that is left to write."""
 
     def count(self, batch: Batch) -> Tensor:
         return valid_tokens(batch).sum()
