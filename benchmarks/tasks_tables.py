@@ -29,11 +29,16 @@ def line(task: str, student: str, runs: list[dict[str, Any]]) -> str:
         name: statistics.mean(run["values"][name] for run in runs) for name in COLUMNS if name in runs[0]["values"]
     }
     kept = means["student"] / means["teacher"]
-    cells = [f"{means[name]:.3f}" if name in means else "" for name in COLUMNS]
+    cells = [figure(means[name]) if name in means else "" for name in COLUMNS]
     cells += [f"{kept if higher_is_better(metric) else 1 / kept:.1%}", gain(metric, means, runs)]
     sizes = runs[0]["size_mb"]
     cells.append(f"{sizes['teacher']:.0f} to {sizes['onnx_int8']:.1f}")
     return f"| {' | '.join([f'{task} ({metric})', student, str(len(runs)), *cells])} |"
+
+
+def figure(value: float) -> str:
+    """Three decimals, of what is below a hundred."""
+    return f"{value:.3f}" if value < 100 else f"{value:,.0f}"
 
 
 def gain(metric: str, means: dict[str, float], runs: list[dict[str, Any]]) -> str:
@@ -44,8 +49,9 @@ def gain(metric: str, means: dict[str, float], runs: list[dict[str, Any]]) -> st
     low, high = interval(metric, *sides)
     scale = 100 if in_points(metric) else 1
     difference = means["student"] - means["control_same_start"]
+    better = "" if higher_is_better(metric) else ", lower is better"
     noise = "" if low > 0 or high < 0 else ", within noise"
-    return f"{scale * difference:+.1f} [{scale * low:+.1f}, {scale * high:+.1f}]{noise}"
+    return f"{scale * difference:+.1f} [{scale * low:+.1f}, {scale * high:+.1f}]{better}{noise}"
 
 
 def decoder(task: str, runs: list[dict[str, Any]]) -> str:

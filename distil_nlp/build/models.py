@@ -18,6 +18,7 @@ from distil_nlp.errors import ModelError
 from distil_nlp.recipe.sections import WIDTHS, ModelReference
 from distil_nlp.recipe.teachers import MemberSection
 from distil_nlp.students import add_lora, build_student, choose_blocks
+from distil_nlp.students.choice import MEASURED
 from distil_nlp.students.labels import with_labels
 from distil_nlp.teachers import Teacher
 
@@ -104,13 +105,13 @@ class Models(ScoredRows):
         section = self.recipe.student
         depth = {key: getattr(section, key) for key in ("num_layers", "layers", "decoder_layers")}
         sizes = {key: size for key in WIDTHS if (size := getattr(section, key)) is not None}
-        by_similarity = section.layers == "cka"
+        measured = section.layers in MEASURED
         set_seed(self.recipe.seed)  # what is random about batches
-        batches = list(islice(self._train_batches(), FIRST_BATCHES)) if sizes or by_similarity else None
-        if by_similarity:
+        batches = list(islice(self._train_batches(), FIRST_BATCHES)) if sizes or measured else None
+        if measured:
             kept = list(choose_blocks(model, **depth, batches=batches).values())
             depth = {"layers": kept[0], "decoder_layers": kept[1] if len(kept) > 1 else None}
-            self.progress("layers kept, which stand best for all: " + " and ".join(map(str, kept)))
+            self.progress(f"layers kept, by their {section.layers}: " + " and ".join(map(str, kept)))
         return build_student(model, **depth, **sizes, batches=batches)
 
     def _train_batches(self, rows: Dataset | None = None) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How alike layers are, which of two models to pair, and which of one stand for all."""
+"""How alike layers are, which of two models to pair, and which of one stand for all, or do the most."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MOST_SUBSETS = 10_000  # that are compared one by one
@@ -98,6 +99,25 @@ def representatives(similarity: Tensor, count: int) -> list[int]:
         if worth <= reached + SAME:
             return sorted(chosen)
         chosen, reached = better, worth
+
+
+def most_influential(states: Sequence[Tensor], count: int) -> list[int]:
+    r"""The layers that turn what they read the most.
+
+    .. math:: 1 - \frac{1}{n} \sum_i \cos(x_{l-1, i}, x_{l, i})
+
+    Args:
+        states: What the first layer reads and what each gives, ``[items, width]``.
+        count: How many to choose.
+
+    Returns:
+        Their numbers in order, from 0; of equally good ones the first.
+
+    References:
+        Men et al. (2024), arXiv:2403.03853, block influence.
+    """
+    influence = [1 - F.cosine_similarity(*pair, dim=-1).double().mean() for pair in itertools.pairwise(states)]
+    return sorted(torch.stack(influence).argsort(descending=True, stable=True)[:count].tolist())
 
 
 def _best(similarity: Tensor, choices: list[tuple[int, ...]]) -> tuple[tuple[int, ...], float]:

@@ -134,7 +134,7 @@ def _is_number(value: Any) -> str:
     return "(number)" if isinstance(value, int) else "(list)"
 
 
-Rule = Literal["uniform", "first", "last", "skip", "cka"]
+Rule = Literal["uniform", "first", "last", "skip", "cka", "influence"]
 Layers = Annotated[Annotated[Rule, Tag("(rule)")] | Annotated[Counts, Tag("(list)")], Discriminator(_is_rule)]
 Depth = Annotated[Annotated[Count, Tag("(number)")] | Annotated[Counts, Tag("(list)")], Discriminator(_is_number)]
 

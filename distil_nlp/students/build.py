@@ -43,8 +43,9 @@ def build_student(
         num_layers: How many blocks to keep, at even distances, the last among them (2, 4, 6 for 3 of 6); of an
             encoder-decoder, that many of each.
         layers: Which blocks to keep instead, numbered from 1, or from the end as -1. Beside ``num_layers``, the rule by
-            which so many are chosen: ``"uniform"``, ``"first"``, ``"last"``, ``"skip"``, or ``"cka"``, those that stand
-            best for all (:func:`~distil_nlp.students.choose_blocks`), which needs ``batches``.
+            which so many are chosen: ``"uniform"``, ``"first"``, ``"last"``, ``"skip"``, or with ``batches``
+            ``"cka"``, those that stand best for all, and ``"influence"``, those that change the most
+            (:func:`~distil_nlp.students.choose_blocks`).
         decoder_layers: For the decoder of an encoder-decoder, where it differs: how many, or which. The cache
             with which T5 generates has no place for a decoder that is deeper than the encoder.
         hidden_size: How many hidden channels to keep. Where the configuration has no ``head_dim``, it is a multiple of
@@ -79,7 +80,7 @@ def build_student(
             f"num_layers={num_layers}, layers={layers}.",
             f"Give num_layers, or a list of layers, or a smaller size ({', '.join(widths)}).",
         )
-    if narrow and layers == "cka" and batches is not None:
+    if narrow and isinstance(layers, str) and batches is not None:
         batches = list(batches)  # they are read twice
     depth: dict[str, Any] = {"num_layers": num_layers, "layers": layers, "decoder_layers": decoder_layers}
     kept = choose_blocks(teacher, **depth, batches=batches) if deep else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,14 +12,23 @@ from transformers import PreTrainedModel
 
 from distil_nlp.blocks import find_stacks
 from distil_nlp.errors import ModelError, near_match
-from distil_nlp.functional.layer_similarity import linear_cka, representatives
+from distil_nlp.functional.layer_similarity import linear_cka, most_influential, representatives
 from distil_nlp.mapping import LayerMapping
 from distil_nlp.signals import Batch, valid_items, valid_tokens
 
 TOKENS = 1024  # their Gram matrix in float64 takes 8 MB for each block
-STRATEGIES = ("uniform", "first", "last", "skip", "cka")
 
-Layers = Literal["uniform", "first", "last", "skip", "cka"] | Sequence[int]
+Layers = Literal["uniform", "first", "last", "skip", "cka", "influence"] | Sequence[int]
+States = Sequence[Tensor]
+
+
+def _standing_for_all(states: States, count: int) -> list[int]:
+    return representatives(linear_cka(states[1:], states[1:]), count)
+
+
+# Rules that look at what the first block reads and what each gives, and how they choose so many blocks, from 0.
+MEASURED: Mapping[str, Callable[[States, int], list[int]]] = {"cka": _standing_for_all, "influence": most_influential}
+STRATEGIES = ("uniform", "first", "last", "skip", *MEASURED)
 
 
 def choose_blocks(
@@ -38,25 +47,29 @@ def choose_blocks(
     - ``"first"``, ``"last"``: the lowest, the uppermost.
     - ``"skip"``: every k-th from the start, :math:`k = \lfloor N / M \rfloor`.
     - ``"cka"``: those that together stand best for all blocks. With the similarity :math:`S_{ij}` of what two blocks
-      give for the same tokens (linear CKA), the set with the largest :math:`\sum_j \max_{i} S_{ij}`. The first 1,024
-      tokens of the batches that are not padding are looked at.
+      give for the same tokens (linear CKA), the set with the largest :math:`\sum_j \max_{i} S_{ij}`.
+    - ``"influence"``: those that turn hidden states the most, by :math:`1 - \cos` of what a block reads and gives. The
+      uppermost block's is what transformers gives, after a final norm.
+
+    The last two look at the first 1,024 tokens of the batches that are not padding.
 
     Args:
         teacher: The teacher.
         num_layers: How many to keep; of an encoder-decoder, that many of each stack.
         layers: Which to keep.
         decoder_layers: How many, or which, of the decoder, where it differs; a number goes by the rule of ``layers``.
-        batches: Collated batches, for ``"cka"``.
+        batches: Collated batches, for ``"cka"`` and ``"influence"``.
 
     Returns:
         The blocks by stack, as :func:`~distil_nlp.blocks.find_stacks` names them.
 
     Raises:
-        ModelError: for blocks or rules that do not exist, and for ``"cka"`` without a batch.
+        ModelError: for blocks or rules that do not exist, and for one of these two without a batch.
 
     References:
         Kornblith et al. (2019), arXiv:1905.00414, section 3, for linear CKA. To keep the blocks that stand for all
-        (k-medoids) is a choice of this library. ``"uniform"``, ``"first"``, ``"last"`` and ``"skip"`` are those of
+        (k-medoids) is a choice of this library. Men et al. (2024), arXiv:2403.03853, for the influence of blocks.
+        ``"uniform"``, ``"first"``, ``"last"`` and ``"skip"`` are those of
         :class:`~distil_nlp.mapping.LayerMapping`.
     """
     _check_rule(num_layers, layers)
@@ -74,19 +87,20 @@ def choose_blocks(
         asked[list(stacks)[-1]] = (decoder_layers, rule) if number else (None, decoder_layers)  # type: ignore[assignment]
     for field, (count, which) in asked.items():
         _check_blocks(stacks[field].num_layers, count, which)
-    alike = block_similarity(teacher, batches) if any(which == "cka" for _, which in asked.values()) else {}
-    return {field: _kept(stacks[field].num_layers, *of_stack, alike.get(field)) for field, of_stack in asked.items()}
+    measured = any(isinstance(which, str) and which in MEASURED for _, which in asked.values())
+    states = block_states(teacher, batches) if measured else {}
+    return {field: _kept(stacks[field].num_layers, *of_stack, states.get(field)) for field, of_stack in asked.items()}
 
 
-def block_similarity(model: PreTrainedModel, batches: Iterable[Batch] | None) -> dict[str, Tensor]:
-    """Linear CKA of what the blocks of a stack give, for all pairs of them.
+def block_states(model: PreTrainedModel, batches: Iterable[Batch] | None) -> dict[str, list[Tensor]]:
+    """What the first block of a stack reads, and what each block gives, for the first tokens that are not padding.
 
     Args:
         model: The model; it runs without dropout, and keeps its mode.
         batches: Collated ones; no more is read than needed.
 
     Returns:
-        ``[blocks, blocks]`` for each stack.
+        For each stack, ``[tokens, width]`` of each.
 
     Raises:
         ModelError: if there is no batch.
@@ -104,16 +118,15 @@ def block_similarity(model: PreTrainedModel, batches: Iterable[Batch] | None) ->
         model.train(training)
     if not all(seen.values()):
         raise ModelError(
-            "The blocks to keep are chosen by how alike their hidden states are on real batches (layers: cka).",
+            f"The blocks to keep are chosen by hidden states on real batches (layers: {', '.join(MEASURED)}).",
             "There is no batch.",
             "Give some, such as the first ones of the training data: batches=...",
         )
-    joined = {field: [torch.cat(block)[:TOKENS] for block in zip(*found, strict=True)] for field, found in seen.items()}
-    return {field: linear_cka(states, states) for field, states in joined.items()}
+    return {field: [torch.cat(block)[:TOKENS] for block in zip(*found, strict=True)] for field, found in seen.items()}
 
 
 def _states(model: PreTrainedModel, batch: Batch) -> Iterator[list[Tensor]]:
-    """What each block gives for the tokens that are not padding, ``[tokens, width]``; stack by stack."""
+    """What blocks read and give for the tokens that are not padding, ``[tokens, width]``; stack by stack."""
     both = bool(getattr(model.config, "is_encoder_decoder", False))
     core: Any = model if both else model.base_model  # labels are what a decoder's inputs are made of
     known = inspect.signature(core.forward).parameters
@@ -124,7 +137,7 @@ def _states(model: PreTrainedModel, batch: Batch) -> Iterator[list[Tensor]]:
     if both:
         masks = {"encoder_hidden_states": valid_tokens(placed), "decoder_hidden_states": valid_items(placed, "token")}
     for name, mask in masks.items():
-        yield [states[mask].float().cpu() for states in output[name][1:]]  # the first is the embeddings'
+        yield [states[mask].float().cpu() for states in output[name]]
 
 
 def _check_rule(num_layers: int | None, layers: Layers | None) -> None:
@@ -157,10 +170,10 @@ def _check_blocks(total: int, num_layers: int | None, layers: Layers | None) -> 
         )
 
 
-def _kept(total: int, num_layers: int | None, layers: Layers | None, similarity: Tensor | None) -> list[int]:
+def _kept(total: int, num_layers: int | None, layers: Layers | None, states: States | None) -> list[int]:
     if layers is not None and not isinstance(layers, str):
         return [layer if layer > 0 else total + 1 + layer for layer in layers]
     count = total if num_layers is None else num_layers
-    if similarity is not None and layers == "cka":
-        return [block + 1 for block in representatives(similarity, count)]
+    if states is not None and isinstance(layers, str):
+        return [block + 1 for block in MEASURED[layers](states, count)]
     return [block for _, block in LayerMapping(layers or "uniform").resolve(count, total)]

@@ -118,7 +118,7 @@ def test_the_students_tokens_are_those_of_its_training_texts(run: tuple[Path, Ou
     lines = [line for line in outcome.out.splitlines() if "vocabulary: " in line]
     assert len(lines) == 2  # in the check and when the student is made
     assert f"{len(VOCABULARY) + 6} -> {len(kept)} tokens, 100.00% of the corpus" in lines[1]
-    chosen = [line for line in outcome.out.splitlines() if "layers kept, which stand best for all: [" in line]
+    chosen = [line for line in outcome.out.splitlines() if "layers kept, by their cka: [" in line]
     assert len(chosen) == 4  # in the check, for the student and for either control
     assert chosen[1] == chosen[3]  # those of the teacher that it starts from
 

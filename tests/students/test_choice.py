@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from tiny_models import FAMILIES, batch, tiny_model
 from tiny_seq2seq import collate, seq2seq_rows, tiny_seq2seq
 
+from distil_nlp.blocks import find_blocks
 from distil_nlp.errors import ModelError
 from distil_nlp.functional import layer_similarity
 from distil_nlp.functional.layer_similarity import representatives
@@ -37,6 +38,15 @@ def best_of_all(similarity, count):
 def naive_choice(states, count):
     similarity = [[naive_cka(x, y) for y in states] for x in states]
     return [block + 1 for block in best_of_all(similarity, count)]
+
+
+def naive_influence(states, count):
+    """Token by token, in numpy."""
+    influence = []
+    for before, after in itertools.pairwise(states):
+        cosines = [np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y)) for x, y in zip(before, after, strict=True)]
+        influence.append(1 - np.mean(cosines))
+    return sorted(np.argsort(influence)[::-1][:count] + 1)
 
 
 def states_of(model, made, names=("hidden_states",)):
@@ -78,7 +88,7 @@ def test_rules_with_a_name(rule, kept):
     assert choose_blocks(teacher, num_layers=3, layers=rule) == {"num_hidden_layers": kept}
     student, twin = build_student(teacher, num_layers=3, layers=rule), build_student(teacher, layers=kept)
     assert all(torch.equal(value, twin.state_dict()[name]) for name, value in student.state_dict().items())
-    assert set(STRATEGIES) < set(MAPPINGS)
+    assert set(STRATEGIES) - {"influence"} < set(MAPPINGS)
 
 
 def test_skip_leaves_the_uppermost_out_where_depths_do_not_divide():
@@ -109,6 +119,35 @@ def test_cka_keeps_the_blocks_that_stand_for_all(family, item):
     student = build_student(teacher, num_layers=2, layers="cka", batches=[made])
     twin = build_student(teacher, layers=expected)
     assert all(torch.equal(value, twin.state_dict()[name]) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize(("family", "item"), [("bert", "example"), ("gpt2", "next_token"), ("llama", "next_token")])
+def test_influence_keeps_the_blocks_that_change_the_most(family, item):
+    chosen = set()
+    for seed in range(4):
+        teacher, made = tiny_model(family, item, seed=seed, initializer_range=0.1), batch(item)
+        with torch.no_grad():  # another block that does more
+            for weight in find_blocks(teacher).modules[seed].parameters():
+                weight.mul_(4 if weight.dim() > 1 else 1)
+        inputs, mask = {name: made[name] for name in ("input_ids", "attention_mask")}, made["attention_mask"].bool()
+        with torch.no_grad():
+            states = teacher(**inputs, output_hidden_states=True).hidden_states
+        expected = naive_influence([each[mask].double().numpy() for each in states], 2)
+        found = choose_blocks(teacher, num_layers=2, layers="influence", batches=[made])
+        assert list(found.values()) == [expected]
+        chosen.add(tuple(expected))
+    assert len(chosen) > 1
+
+
+def test_a_block_that_does_nothing_has_no_influence():
+    teacher = tiny_model("llama", "next_token", seed=1, initializer_range=0.3)
+    for projection in (teacher.model.layers[2].self_attn.o_proj, teacher.model.layers[2].mlp.down_proj):
+        torch.nn.init.zeros_(projection.weight)
+    made = batch("next_token")
+    student = build_student(teacher, num_layers=3, layers="influence", batches=iter([made]), intermediate_size=48)
+    inputs = {name: made[name] for name in ("input_ids", "attention_mask")}
+    assert teacher.config.num_hidden_layers == 4
+    torch.testing.assert_close(student(**inputs).logits, teacher(**inputs).logits)
 
 
 def reloads(config, kept):
@@ -191,6 +230,7 @@ def test_both_stacks_of_an_encoder_decoder_have_their_own(family):
         ({"layers": "first"}, "not how many"),
         ({"num_layers": 2, "layers": "cka"}, "no batch"),
         ({"num_layers": 2, "layers": "cka", "batches": []}, "no batch"),
+        ({"num_layers": 2, "layers": "influence"}, "no batch"),
         ({"num_layers": 2, "layers": "lst"}, "Did you mean 'last'"),
         ({"num_layers": 5, "layers": "cka", "batches": [batch()]}, "1 to 4"),
         ({"num_layers": 2, "layers": [1, 2]}, "list of layers"),
