@@ -110,7 +110,8 @@ def _check_shapes(model: PreTrainedModel, signals: Signals, tokens: torch.Size) 
     """Leaves out what a model has padded rows with inside (Longformer); refuses what is not of each token."""
     found: dict[str, tuple[Sequence[int], Sequence[int]]] = {}
     for block, states in signals.hidden_states.items():
-        signals.hidden_states[block] = states = states[:, : tokens[1]]
+        if states.shape[1] > tokens[1]:  # or else the very tensor: gradients are taken at it
+            signals.hidden_states[block] = states = states[:, : tokens[1]]
         found[f"hidden state of block {block}"] = states.shape[:2], tokens
     for block, attention in signals.attentions.items():
         if (maps := attention.probabilities) is not None:

@@ -44,7 +44,7 @@ def ledger_of(folder: RunFolder, recipe: Recipe, data: DataSummary, metric: str)
         rows=_rows(evaluated, results, list(recipe.teachers)),
         loss_curves=_curves(results),
         cost=_cost(results, evaluated),
-        environment=results.get("bench", evaluated)["environment"],  # of the timings, where there are any
+        environment=results.get("bench", evaluated).get("environment", {}),  # of the timings, where there are any
         **_layers(results),
     )
     for name, interval in evaluated["gains"].items():
@@ -118,7 +118,7 @@ def _curves(results: dict[str, Any]) -> list[Curve]:
     curves = []
     for run, result in _trainings(results).items():
         logs = [log for log in result["log_history"] if "loss" in log]
-        steps, terms = [log["step"] for log in logs], result["terms"]
+        steps, terms = [log["step"] for log in logs], result.get("terms", [])
         for term in ["loss", *terms] if len(terms) > 1 else terms:
             curves.append(Curve(run=run, term=term, steps=steps, values=[log[term] for log in logs]))
     return curves
