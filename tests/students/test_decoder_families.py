@@ -20,7 +20,7 @@ from transformers import (
 from distil_nlp.blocks import find_blocks
 from distil_nlp.students import build_student
 
-_COMMON: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
     "num_hidden_layers": 4,
@@ -69,7 +69,7 @@ def teacher_of(family: str) -> PreTrainedModel:
         pytest.skip("this transformers does not know it")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = AutoConfig.for_model(family, **{**_COMMON, **FAMILIES[family]})
+        config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family]})
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
         for weight in model.parameters():
             if weight.dim() > 1:
@@ -127,7 +127,7 @@ def test_gpt_neos_settings_agree() -> None:
 
 def test_longformers_windows_follow_their_blocks() -> None:
     windows = [2, 4, 6, 8]
-    config = AutoConfig.for_model("longformer", **{**_COMMON, "attention_window": windows})
+    config = AutoConfig.for_model("longformer", **{**SIZES, "attention_window": windows})
     student = build_student(AutoModelForMaskedLM.from_config(config), layers=[1, 4])
     assert student.config.attention_window == [2, 8]
 

@@ -2,25 +2,13 @@
 
 import pytest
 import torch
-from test_decoder_families import IDS, without
+from test_decoder_families import IDS, SIZES, without
 from torch.testing import assert_close
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from distil_nlp.errors import ModelError
 from distil_nlp.students import build_student
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_routed_experts": 4, "n_group": 1, "topk_group": 1}
 _LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
 _LINEAR = {f"linear_{part}": size for part, size in (("num_key_heads", 2), ("num_value_heads", 2))}
