@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 # Fields of configurations that have an entry for each block (Longformer's, attention_window).
 _BY_BLOCK = re.compile(r"^layers?_|_(types|layers|per_layer)$|^attention_window$")
 _WITH_WEIGHTS = "has_relative_attention_bias"  # what T5 switches on in the first block comes with its weights
+_FOR_OTHERS = "store_full_length_kv"  # Gemma 4, for blocks that share keys, if there are any
 
 
 def shallower(teacher: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> PreTrainedModel:
@@ -44,7 +45,9 @@ def shallower(teacher: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> Pr
     for field, layers in kept.items():
         state = _with_first(state, teacher.state_dict(), set(frame.state_dict()), stacks[field], layers[0])
         if not stacks[field].shared:
-            _check_places(original.get_submodule(stacks[field].path), frame.get_submodule(stacks[field].path), layers)
+            idle = () if getattr(config.get_text_config(), "num_kv_shared_layers", 0) else (_FOR_OTHERS,)
+            before, after = (model.get_submodule(stacks[field].path) for model in (original, frame))
+            _check_places(before, after, layers, {_WITH_WEIGHTS, *idle})
     if getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
         state = _with_channels(state, frame, teacher, kept)
     _warn_of_depth(frame)
@@ -87,8 +90,10 @@ def _check_kinds(kinds: Sequence[str], kept: Sequence[int]) -> None:
 
 def _check_reading(config: PretrainedConfig) -> None:
     """Refuses kinds of blocks that are others once the configuration is read again (the last one's of Gemma 4)."""
-    read = type(config).from_dict(config.to_dict())
-    had, made = (getattr(each.get_text_config(), "layer_types", None) for each in (config, read))
+    had = getattr(config.get_text_config(), "layer_types", None)
+    if had is None:
+        return
+    made = type(config).from_dict(config.to_dict()).get_text_config().layer_types
     if had != made:
         raise ModelError(
             f"A student with blocks of the kinds {had} was asked for.",
@@ -119,7 +124,7 @@ def _with_first(
     return kept | {name: original[name] for name in needed & set(original)}
 
 
-def _check_places(before: nn.Module, after: nn.Module, kept: Sequence[int]) -> None:
+def _check_places(before: nn.Module, after: nn.Module, kept: Sequence[int], ignored: set[str]) -> None:
     """Refuses blocks that would compute with another number in their new place.
 
     GPT-2 can divide attention by a block's number, DiffLlama subtracts by it, and Gemma 4's last blocks read keys and
@@ -130,7 +135,7 @@ def _check_places(before: nn.Module, after: nn.Module, kept: Sequence[int]) -> N
         for path, module in after.get_submodule(str(place)).named_modules():
             old = vars(modules.get(path, module))
             for name, value in vars(module).items():
-                depends = isinstance(value, float | bool) and name != _WITH_WEIGHTS
+                depends = isinstance(value, float | bool) and name not in ignored
                 if depends and name in old and not math.isclose(old[name], value):
                     raise ModelError(
                         f"A student with the teacher's block {layer} in place {place + 1} was asked for.",

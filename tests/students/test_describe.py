@@ -71,8 +71,9 @@ def test_experts_are_counted_as_often_as_a_token_goes_to_one():
     found = describe_student(teacher, build_student(teacher, num_layers=1), tokens=tokens)
     attention = 2 * width**2 + 2 * width * width // 2 + 2 * tokens * width  # keys and values are half as wide
     block = attention + width * experts + chosen * 3 * width * neurons  # a router; gate, up and down
-    assert found.teacher.multiply_adds == pytest.approx(3 * block + width * 60)
-    assert found.student.multiply_adds == pytest.approx(block + width * 60)
+    # Early transformers 5 make the angles of positions by a small product, too.
+    assert found.teacher.multiply_adds == pytest.approx(3 * block + width * 60, rel=2e-4)
+    assert found.student.multiply_adds == pytest.approx(block + width * 60, rel=5e-4)
     assert teacher.config._experts_implementation == before
 
 

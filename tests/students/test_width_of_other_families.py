@@ -107,6 +107,8 @@ def test_importance_is_that_of_each_text_alone(family, lengths):
     ],
 )
 def test_what_cannot_be_narrower_is_refused_for_its_own_reason(family, request_, reason):
+    if reason == "differ by block" and not getattr(teacher_of(family).config, "is_heterogeneous", False):
+        pytest.skip("this transformers has one size for all blocks")
     with pytest.raises(ModelError, match=rf"(?s){reason}.*num_layers"):
         build_student(teacher_of(family), **request_)
 
