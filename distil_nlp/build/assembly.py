@@ -88,8 +88,9 @@ class Assembly(Models):
             teachers: By name, as saved.
             folder: The run's, where texts that a teacher writes are kept.
         """
-        copies = self.copies(next(iter(teachers.values())))
-        parts = self.for_student(next(iter(teachers.values())), copies)
+        [teacher, *_] = teachers.values()
+        copies = self.copies(teacher)
+        parts = self.for_student(teacher, copies)
         teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
         [teacher, *_] = teachers.values()
         student = parts.student(teacher)  # from exact weights: those of a guide may be quantized
