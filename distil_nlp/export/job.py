@@ -35,9 +35,13 @@ class ExportJob:
     progress: Callable[[str], None]
 
     @property
-    def native_can(self) -> bool:
-        """Whether transformers' exporter could make it: one graph, without a cache of keys and values."""
-        return len(self.graphs.parts) == 1 and not self.task.endswith("-with-past")
+    def beyond_native(self) -> str | None:
+        """Why transformers' exporter cannot make it, or None."""
+        if len(self.graphs.parts) > 1:
+            return f"It takes {len(self.graphs.parts)} graphs ({', '.join(self.graphs.parts)}), and native makes one."
+        if self.task.endswith("-with-past"):
+            return "It keeps keys and values (a recipe's export.cache), and native makes graphs that do not."
+        return None
 
     @property
     def quantized(self) -> Graphs | None:

