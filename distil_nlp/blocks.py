@@ -160,6 +160,7 @@ def describe(model: PreTrainedModel) -> Shape:
         problem=None if problem == "single_label_classification" else problem,
         attention_inputs=observes_inputs(model),
         attention_width=_attention_width(config),
+        kept_layers=getattr(model.config, "kept_layers", None),
     )
 
 

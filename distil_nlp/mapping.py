@@ -10,7 +10,7 @@ from distil_nlp.errors import ModelError, RecipeError, near_match
 LayerPairs = list[tuple[int, int]]
 MappingSpec = Union[str, Mapping[int, int], Sequence[Sequence[int]], "LayerMapping"]
 
-STRATEGIES = ("uniform", "first", "last", "skip", "cka", "attention", "emd")
+STRATEGIES = ("uniform", "first", "last", "skip", "kept", "cka", "attention", "emd")
 WEIGHTED = frozenset({"attention", "emd"})  # pair all with all, and learn how much each pair counts
 
 
@@ -24,6 +24,9 @@ class LayerMapping:
     - ``"last"``: student block i follows teacher block ``i + N - M``, the last M of the teacher.
     - ``"skip"``: student block i follows teacher block ``i * k``, every k-th from the start with ``k = N // M``. Where
       depths divide it is ``uniform``; where not, the teacher's uppermost blocks are left out.
+    - ``"kept"``: student block i follows the teacher block that it was made from, by the ``kept_layers`` that
+      :func:`~distil_nlp.students.build_student` notes in the student's configuration. For students whose blocks are not
+      at even distances.
     - ``"cka"``: chosen for two given models by how alike their hidden states are, before training starts
       (:func:`distil_nlp.training.choose_layers`); the choice is explicit pairs.
     - ``"attention"``, ``"emd"``: every student block follows every teacher block, and how much each pair counts is
@@ -71,8 +74,13 @@ class LayerMapping:
         """Whether the pairs depend on the two models, and have not been chosen."""
         return self.spec == "cka"
 
-    def resolve(self, student_layers: int, teacher_layers: int) -> LayerPairs:
+    def resolve(self, student_layers: int, teacher_layers: int, kept_layers: Sequence[int] | None = None) -> LayerPairs:
         """Gives the pairs for two depths, in the student's order.
+
+        Args:
+            student_layers: The student's depth.
+            teacher_layers: The teacher's depth.
+            kept_layers: From which teacher block each student block was made, if that is known.
 
         Raises:
             ModelError: for a block that does not exist, a student deeper than its teacher where the strategy
@@ -88,6 +96,8 @@ class LayerMapping:
                 "That has not been done.",
                 "From Python, give mapping=distil_nlp.training.choose_layers(student, teacher, batches).",
             )
+        if self.spec == "kept":
+            return LayerMapping(_kept(student_layers, kept_layers)).resolve(student_layers, teacher_layers)
         if self.weighted:
             return [(s, t) for s in range(1, student_layers + 1) for t in range(1, teacher_layers + 1)]
         if student_layers > teacher_layers:
@@ -117,6 +127,17 @@ def uniform_layers(count: int, total: int) -> list[int]:
     [2, 5, 7, 10, 12]
     """
     return [(2 * i * total + count) // (2 * count) for i in range(1, count + 1)]
+
+
+def _kept(student_layers: int, kept_layers: Sequence[int] | None) -> LayerPairs:
+    if kept_layers is None or len(kept_layers) != student_layers:
+        raise ModelError(
+            "The 'kept' layer mapping gives each student block the teacher block that it was made from.",
+            f"The student has {student_layers} blocks, and its configuration "
+            + ("does not say from which they were made." if kept_layers is None else f"says it of {len(kept_layers)}."),
+            "Make it with distil_nlp.build_student, or give the pairs explicitly, as {student: teacher}.",
+        )
+    return list(enumerate(kept_layers, start=1))
 
 
 def _existing(block: int, total: int, role: str) -> int:

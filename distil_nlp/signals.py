@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -162,6 +162,7 @@ class Shape:
         attention_inputs: Whether queries, keys and values can be captured; finished maps only if not.
         attention_width: Width of the queries of all heads of a block together, and of its keys and values once these
             are repeated for each query head that reads them; None where the configuration does not give one number.
+        kept_layers: From which block of its teacher each block was made, numbered from 1; None where that is not known.
     """
 
     num_layers: int
@@ -172,6 +173,7 @@ class Shape:
     problem: str | None = None
     attention_inputs: bool = True
     attention_width: int | None = None
+    kept_layers: Sequence[int] | None = None
 
 
 def valid_tokens(batch: Batch) -> Tensor:

@@ -26,6 +26,15 @@ def test_pairs(spec, student, teacher, expected):
     assert LayerMapping(spec).resolve(student, teacher) == expected
 
 
+def test_blocks_follow_those_that_they_were_made_from():
+    assert LayerMapping("kept").resolve(3, 6, [1, 2, 6]) == [(1, 1), (2, 2), (3, 6)]
+    for unknown in (None, [1, 2]):
+        with pytest.raises(ModelError, match="made from"):
+            LayerMapping("kept").resolve(3, 6, unknown)
+    with pytest.raises(ModelError, match="teacher block 9"):  # of another teacher
+        LayerMapping("kept").resolve(3, 6, [1, 2, 9])
+
+
 @pytest.mark.parametrize("spec", ["unifrom", {}, [[1]], [["a", 2]], {"1": 2}])
 def test_malformed_mappings_are_refused(spec):
     with pytest.raises(RecipeError):

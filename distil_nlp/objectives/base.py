@@ -134,7 +134,7 @@ class LayerObjective(Objective):
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         if teacher is None:
             raise ModelError(f"{self.name} follows a teacher's layers.", "There is no teacher.", "Give one.")
-        self.pairs = self.mapping.resolve(student.num_layers, teacher.num_layers)
+        self.pairs = self.mapping.resolve(student.num_layers, teacher.num_layers, student.kept_layers)
         if self.layer_weights is None and self.mapping.weighted:
             self.layer_weights = LAYER_WEIGHTS[str(self.mapping.spec)](student, teacher)
 

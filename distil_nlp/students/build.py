@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from distil_nlp.blocks import find_stacks
 from distil_nlp.errors import ModelError
 from distil_nlp.signals import Batch
 from distil_nlp.students.choice import Layers, choose_blocks
@@ -32,7 +33,8 @@ def build_student(
 
     Embeddings, the kept blocks and the head are copied. The student is an ordinary model of the teacher's class, in
     float32, with a configuration of its own: ``from_pretrained`` loads what ``save_pretrained`` wrote. What is
-    not given stays as it is in the teacher.
+    not given stays as it is in the teacher. Which blocks were kept is noted as ``config.kept_layers``, for the layer
+    mapping ``"kept"``.
 
     Models whose attention goes through ``transformers.AttentionInterface`` can be narrower (BERT, RoBERTa, DistilBERT,
     ELECTRA, ALBERT, ModernBERT, GPT-2, Llama and its like); of others, ``intermediate_size`` alone can be smaller.
@@ -84,9 +86,12 @@ def build_student(
         batches = list(batches)  # they are read twice
     depth: dict[str, Any] = {"num_layers": num_layers, "layers": layers, "decoder_layers": decoder_layers}
     kept = choose_blocks(teacher, **depth, batches=batches) if deep else {}
-    if narrow:
-        teacher = narrower(teacher, **widths, batches=batches)
-    return shallower(teacher, kept) if kept else teacher
+    student = narrower(teacher, **widths, batches=batches) if narrow else teacher
+    student = shallower(student, kept) if deep else student
+    [(field, blocks), *others] = find_stacks(teacher).items()
+    if not others:  # of two stacks hidden states are not matched
+        student.config.kept_layers = kept.get(field, list(range(1, blocks.num_layers + 1)))
+    return student
 
 
 def _whole(name: str, value: Any) -> int | None:

@@ -6,7 +6,9 @@ import torch
 from tiny_models import FAMILIES, batch, tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from distil_nlp.blocks import describe
 from distil_nlp.errors import ModelError
+from distil_nlp.objectives import HiddenStates
 from distil_nlp.students import build_student
 
 
@@ -104,3 +106,17 @@ def test_numpys_whole_numbers_are_numbers(tmp_path):
     assert (student.config.num_hidden_layers, student.config.intermediate_size) == (2, 20)
     student.save_pretrained(tmp_path)
     assert build_student(tiny_model(), num_layers=np.int32(2)).config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"), [({"layers": [1, 2, 6]}, [1, 2, 6]), ({"intermediate_size": 20}, [1, 2, 3, 4, 5, 6])], ids=str
+)
+def test_which_blocks_were_kept_is_known_when_it_is_loaded(asked, kept, tmp_path):
+    teacher = tiny_model(num_hidden_layers=6)
+    teacher.config.kept_layers = [2, 4, 6, 8, 10, 12]  # a student itself
+    build_student(teacher, **asked).save_pretrained(tmp_path)
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert student.config.kept_layers == kept
+    objective = HiddenStates(mapping="kept")
+    objective.bind(describe(student), describe(teacher))
+    assert objective.pairs == list(enumerate(kept, start=1))
