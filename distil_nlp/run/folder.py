@@ -114,16 +114,19 @@ class RunFolder:
             )
 
     def _hold(self) -> None:
-        """Keeps other processes out."""
+        """Keeps other processes out, and clears away what one has left that was killed as it wrote."""
+        if self._lock.is_locked:
+            return
         try:
-            if not self._lock.is_locked:
-                self._lock.acquire()
+            self._lock.acquire()
         except filelock.Timeout as error:
             raise RecipeError(
                 f"A run was to write to {self.path}.",
                 "Another process is at work there.",
                 "Wait until it has ended, or give another --output-dir.",
             ) from error
+        for left in [*self.path.rglob(".*.partial")]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     def _earlier(self) -> Recipe | None:
         """The recipe of the run in the folder; None where there is no run."""

@@ -69,6 +69,15 @@ def test_a_folder_at_which_another_process_works_is_refused(case, tmp_path):
     RunFolder(folder).describe(recipe)
 
 
+def test_what_a_killed_process_was_writing_is_cleared_away(case, tmp_path):
+    folder = tmp_path / "run"
+    (folder / ".student.partial").mkdir(parents=True)
+    for name in (".student.partial/config.json", ".recipe.yaml.1f.partial", "results.csv"):
+        (folder / name).write_text("{", encoding="utf-8")
+    RunFolder(folder).describe(Recipe.load(case.recipe(tmp_path)))
+    assert {path.name for path in folder.iterdir()} == {".lock", "recipe.yaml", "environment.json", "results.csv"}
+
+
 def test_outputs_that_are_gone_are_asked_for_by_name(tmp_path):
     with pytest.raises(DistilError, match="outputs of the teacher"):
         RunFolder(tmp_path).outputs("teacher")
