@@ -149,7 +149,10 @@ def _open(recipe: str, overrides: list[str] | None, output_dir: Path | None) -> 
     _quiet_libraries()
     from distil_nlp.run import Run
 
-    return Run(loaded, output_dir or Path("runs") / loaded.name, progress=_say)
+    work = Run(loaded, output_dir or Path("runs") / loaded.name, progress=_say)
+    for stage in loaded.distillation:
+        work.parts.objectives(stage)  # their names and parameters
+    return work
 
 
 def _quiet_libraries() -> None:

@@ -122,13 +122,23 @@ class Projection(nn.Module):
         widths = (student_width, teacher_width) if self.side == "student" else (teacher_width, student_width)
         if kind == "auto":
             kind = "none" if student_width == teacher_width else "linear" if self.side == "student" else "orthogonal"
+        self.serves = (student_width, teacher_width, min(count, 1) if settings.shared else count)
         number = 0 if kind == "none" else min(count, 1) if settings.shared else count
         self.layers = nn.ModuleList(_make(kind, *widths) for _ in range(number))
 
     @classmethod
-    def between(cls, student: Shape, teacher: Shape, spec: ProjectionSpec = "auto", *, count: int) -> Projection:
-        """One for the hidden states of two models."""
-        return cls(spec, student_width=student.width, teacher_width=teacher.width, count=count)
+    def between(
+        cls,
+        student: Shape,
+        teacher: Shape,
+        spec: ProjectionSpec = "auto",
+        *,
+        count: int,
+        known: Projection | None = None,
+    ) -> Projection:
+        """One for the hidden states of two models: ``known``, if that serves such widths and as many pairs."""
+        made = cls(spec, student_width=student.width, teacher_width=teacher.width, count=count)
+        return known if known is not None and known.serves == made.serves else made
 
     def match(self, student: Tensor, teacher: Tensor, pair: int) -> tuple[Tensor, Tensor]:
         """Brings pair number ``pair`` to one width.

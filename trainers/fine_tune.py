@@ -22,7 +22,7 @@ parser.add_argument("overrides", nargs="*", help="section.key=value")
 parser.add_argument("--output-dir", type=Path, help="the run's folder; runs/NAME if not given")
 options = parser.parse_args()
 
-# 1. The recipe: everything that can be wrong with it is said here.
+# 1. The recipe.
 recipe = Recipe.load(options.recipe, options.overrides)
 folder = options.output_dir or Path("runs") / recipe.name
 to_train = {name: member for name, member in recipe.teachers.items() if member.fine_tune is not None}

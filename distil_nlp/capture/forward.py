@@ -52,6 +52,8 @@ def capture(model: nn.Module, batch: Batch, needs: Needs) -> Signals:
     inputs |= _decoder_inputs(core, batch)
     if "use_cache" in known:  # nobody reads it, and with a cache transformers does not see that rows are packed
         inputs.setdefault("use_cache", False)
+    if "return_dict" in known:  # a configuration may say otherwise
+        inputs["return_dict"] = True
     if needs.loss and "labels" in inputs and not inputs["labels"].is_floating_point():
         inputs["labels"] = inputs["labels"].clamp(min=IGNORED)  # the model's own loss knows no other
     tokens = valid_tokens(batch).shape

@@ -66,8 +66,10 @@ class Contrastive(ExampleObjective):
 
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         super().bind(student, teacher)
-        if self.projection is None and teacher is not None:
-            self.projection = Projection.between(student, teacher, self.projection_settings, count=len(self.pairs))
+        if teacher is not None:
+            self.projection = Projection.between(
+                student, teacher, self.projection_settings, count=len(self.pairs), known=self.projection
+            )
 
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         values = []

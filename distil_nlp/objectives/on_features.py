@@ -34,8 +34,10 @@ class FeatureObjective(LayerObjective):
         super().bind(student, teacher)
         self.student_needs = Needs(hidden_states=frozenset(s for s, _ in self.pairs))
         self.teacher_needs = Needs(hidden_states=frozenset(t for _, t in self.pairs))
-        if self.projection is None and teacher is not None:
-            self.projection = Projection.between(student, teacher, self.projection_settings, count=len(self.pairs))
+        if teacher is not None:
+            self.projection = Projection.between(
+                student, teacher, self.projection_settings, count=len(self.pairs), known=self.projection
+            )
 
     @abc.abstractmethod
     def pick(self, hidden_states: Tensor, valid: Tensor) -> Tensor:

@@ -101,8 +101,10 @@ class RelationGraph(ExampleObjective):
 
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         super().bind(student, teacher)
-        if self.vertices and self.projection is None and teacher is not None:
-            self.projection = Projection.between(student, teacher, self.projection_settings, count=len(self.pairs))
+        if self.vertices and teacher is not None:
+            self.projection = Projection.between(
+                student, teacher, self.projection_settings, count=len(self.pairs), known=self.projection
+            )
 
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         if self.nodes == "examples":

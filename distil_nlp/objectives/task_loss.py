@@ -47,6 +47,7 @@ class TaskLoss(Objective):
                 f"task_loss.label_smoothing is {label_smoothing}.", "It is a share, from 0 to 1.", "0.1 is usual."
             )
         self.label_smoothing = label_smoothing
+        self.label_smoothing_factor = 0.0  # of a trainer's arguments
         self.student_needs = Needs(loss=True)
         self._item: str | None = None
         self._problem: str | None = None
@@ -59,7 +60,8 @@ class TaskLoss(Objective):
                 "Leave task_loss out, or use a student with a head (AutoModelFor...).",
             )
         self._item, self._problem = student.item, student.problem
-        if not self.label_smoothing:
+        self.student_needs = Needs(loss=True)
+        if not self._smoothing:
             return
         if student.problem or student.item == "span":
             raise ModelError(
@@ -70,6 +72,10 @@ class TaskLoss(Objective):
         self.student_needs = Needs(logits=True)  # the model's own loss does not smooth
 
     @property
+    def _smoothing(self) -> float:
+        return self.label_smoothing or self.label_smoothing_factor
+
+    @property
     def by_item(self) -> bool:
         return self._item in ("token", "next_token")
 
@@ -78,7 +84,7 @@ class TaskLoss(Objective):
             raise self._without_labels("input_ids")
         logits = precise(student_logits)
         target = target.clamp(min=IGNORED)  # passed over, with or without a label
-        return F.cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, target, reduction="none", label_smoothing=self._smoothing)
 
     def count(self, batch: Batch) -> Tensor:
         """Items with a label."""
@@ -86,7 +92,7 @@ class TaskLoss(Objective):
 
     def values(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         labels = item_labels(batch, self._item)
-        if self.label_smoothing and student.logits is not None:
+        if self._smoothing and student.logits is not None:
             return self.item_values(at_items(student.logits, batch, self._item), None, labels)
         if student.loss is None or labels is None:
             raise self._without_labels(", ".join(sorted(batch)))

@@ -45,7 +45,7 @@ _REPLACES = {
     "student.layers": ("student.num_layers", "student.model", "student.sha256", "student.revision"),
     **{f"student.{key}": ("student.model", "student.sha256", "student.revision") for key in PARTS},
     "student.model": (
-        *(f"student.{key}" for key in ("num_layers", "layers", *PARTS)),
+        *(f"student.{key}" for key in ("num_layers", "layers", "start", *PARTS)),
         "student.sha256",
         "student.revision",
     ),
@@ -160,6 +160,8 @@ class Recipe(Section):
             if stage.text is not None:
                 started = from_teacher and self.student.start == "teacher"
                 check_text(stage, self.task, pretrained=self.pretrained is not None, from_teacher=started)
+        if not from_teacher and len(self.control) > 1:
+            raise FaultError("Both start from the student's checkpoint.", "Name one.", key="control")
         if from_teacher and self.pretrained is None:
             found = "The teacher is already fine-tuned, and the recipe does not say from which checkpoint."
             fix = "Give teacher.base (the model it was fine-tuned from), or teacher.fine_tune, or "

@@ -169,6 +169,9 @@ class StudentSection(Section):
             parts = ", ".join(PARTS)
             fix = f"Give exactly one of num_layers, layers and model; beside or in place of the former, {parts}."
             raise FaultError(found, fix, key=given[-1] if given else "")
+        if self.model is not None and self.start != "teacher":
+            found = f"{self.model} has weights of its own."
+            raise FaultError(found, "Leave it out, or give num_layers or layers in place of model.", key="start")
         check_hash("model", self.model, self.sha256)
         return self
 

@@ -170,7 +170,7 @@ class QuestionAnsweringSection(TaskSection):
     stride: Annotated[int, Field(strict=True, ge=0)] = 128
     max_answer_tokens: Count = 30
     no_answer: Annotated[bool, Field(strict=True)] = False
-    null_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    null_threshold: Annotated[float, Field(strict=True, allow_inf_nan=False)] = 0.0
 
     @model_validator(mode="after")
     def _check_windows(self) -> QuestionAnsweringSection:

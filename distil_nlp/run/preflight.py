@@ -30,6 +30,7 @@ from distil_nlp.objectives import LayerObjective, Objective
 from distil_nlp.recipe.stages import Stage
 from distil_nlp.signals import Batch, Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
+from distil_nlp.training.checks import check_arguments, checked_objectives
 
 TEACHER_ROWS = 512  # enough to tell a teacher from a coin
 MOST_PAIRS = 24  # that are listed
@@ -92,9 +93,8 @@ def check(assembly: Assembly, teachers: Mapping[str, PreTrainedModel] | None = N
     """
     recipe = assembly.recipe
     stages = [(stage, assembly.objectives(stage)) for stage in recipe.distillation]
-    fine_tuned = [member.fine_tune for member in recipe.teachers.values()]
-    for arguments in (*fine_tuned, *(stage.training for stage in recipe.distillation)):
-        assembly.training_arguments(arguments or {}, Path(gettempdir()))
+    for member in recipe.teachers.values():
+        check_arguments(assembly.training_arguments(member.fine_tune or {}, Path(gettempdir())))
     summary, _ = assembly.data.summary, assembly.metrics
     teachers = _tried_teachers(assembly, teachers)
     [teacher, *_] = teachers.values()
@@ -167,6 +167,9 @@ def _try_stage(
     lesson = parts.lesson(stage, on_task)
     parts.choose_layers(objectives, student, lesson.teacher, lesson.rows)
     guide = as_teacher(lesson.guide)
+    arguments = parts.training_arguments(stage.training, Path(gettempdir()))
+    check_arguments(arguments)
+    objectives = checked_objectives(objectives, guide, label_smoothing=arguments.label_smoothing_factor)
     terms, activations = _terms(objectives, student, guide, _one_batch(parts, stage, lesson.rows))
     if stage.text is not None:
         check_features_only(parts.recipe, stage, objectives)

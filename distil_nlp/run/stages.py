@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from distil_nlp.build import Assembly
-from distil_nlp.errors import DistilError, ModelError
+from distil_nlp.errors import DistilError, ModelError, RecipeError
 from distil_nlp.evaluation.artefacts import Artefact, OnnxArtefact, PyTorchArtefact
 from distil_nlp.evaluation.efficiency import (
     LatencyProtocol,
@@ -109,7 +109,7 @@ def export(run: Run) -> dict[str, Any]:
     section = run.recipe.export
     student = run.folder.result("evaluate")["artefacts"]["student"]
     if section is None:
-        return {"artefacts": {}}
+        raise RecipeError("The student was to be exported.", "The recipe has no section `export`.", "Add `export: {}`.")
     exported = export_onnx(
         run.folder.model("student"),
         run.folder.onnx,

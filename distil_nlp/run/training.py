@@ -34,7 +34,6 @@ def train(
         trainer["objectives"] = [TaskLoss()]
     set_seed(seed)
     training = parts.trainer(model, arguments=arguments, output_dir=checkpoints, **trainer)
-    set_seed(seed)  # again: objectives may have drawn their first weights
     training.train(resume_from_checkpoint=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     run.save_model(name, model, parts)

@@ -19,7 +19,15 @@ from distil_nlp.signals import Batch, Needs, Shape, Signals
 from distil_nlp.weights import plain_tensors
 
 # Of a configuration, what does not decide a model's outputs.
-_BESIDE_THE_POINT = ("architectures", "transformers_version", "dtype", "id2label", "label2id", "problem_type")
+_BESIDE_THE_POINT = (
+    "architectures",
+    "transformers_version",
+    "dtype",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "kept_layers",
+)
 
 
 class ModelTeacher:
@@ -73,8 +81,15 @@ class ModelTeacher:
             needs = dataclasses.replace(needs, vocabulary=False, logits=True)
         if self.model.training:  # whoever else has the model may have changed that
             self.model.eval()
-        with torch.no_grad():
-            return capture(self.model, batch, needs)
+        shared = [module for module in self.model.modules() if module.training]  # a student's, too, that is trained
+        for module in shared:
+            module.training = False
+        try:
+            with torch.no_grad():
+                return capture(self.model, batch, needs)
+        finally:
+            for module in shared:
+                module.training = True
 
 
 def label_names(config: PretrainedConfig, shape: Shape) -> tuple[str, ...] | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from distil_nlp.objectives import Objective
 from distil_nlp.teachers import Teacher
+from distil_nlp.training.evaluated import EvaluatedTerms
 from distil_nlp.training.groups import loader_by_group
 from distil_nlp.training.sampler import seeded
 from distil_nlp.training.sealed import SealedTrainer
@@ -20,6 +21,7 @@ class BatchTrainer(SealedTrainer):
     teacher: Teacher | None
     eval_collator: Any
     objectives: nn.ModuleList
+    evaluated: EvaluatedTerms | None = None  # while an evaluation is going on
 
     def _objectives(self) -> Iterator[Objective]:
         for objective in self.objectives:
@@ -54,6 +56,31 @@ class BatchTrainer(SealedTrainer):
             return super()._get_dataloader(*args, **kwargs)
         finally:
             self.data_collator = training
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """As in transformers; but the loss is that of all batches as one step, and each term is beside it."""
+        terms = self.evaluated = EvaluatedTerms(list(self._objectives()))
+        try:
+            output: Any = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+            )
+        finally:
+            self.evaluated = None
+        if output.metrics.pop(f"{metric_key_prefix}_loss", None) is not None:
+            found = terms.metrics(self._mean)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
+
+    def _mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes."""
+        return self.accelerator.reduce(tensor, "mean") if self.args.world_size > 1 else tensor
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, Trainer
+from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from distil_nlp.blocks import find_blocks, inner_model
 from distil_nlp.data.writing import unset_ignored
@@ -22,23 +22,29 @@ from distil_nlp.teachers.model import label_names
 _EXAMPLE = "Give e.g. objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0)]."
 
 
-def check_arguments(trainer: Trainer) -> None:
+def check_arguments(args: TrainingArguments, trainer: Trainer | None = None) -> None:
     """Refuses what a distillation loss would pass over in silence, or cannot look into.
+
+    Args:
+        args: The arguments.
+        trainer: Theirs, if there is one yet.
 
     Raises:
         ModelError: naming the argument and the way out.
     """
-    args = trainer.args
     options: Any = args.gradient_checkpointing_kwargs or {}
     for_torch = options.keys() - {"every_n_layers", "offload"}  # without any, transformers gives use_reentrant=False
     reentrant = args.gradient_checkpointing and for_torch and options.get("use_reentrant", True)
     launch = "Start one process a GPU (`torchrun --nproc_per_node N ...`), or set CUDA_VISIBLE_DEVICES to one GPU."
     refused = {
-        "compute_loss_func": (trainer.compute_loss_func, "Write it as an Objective, and add it to the list."),
+        "compute_loss_func": (
+            getattr(trainer, "compute_loss_func", None),
+            "Write it as an Objective, and add it to the list.",
+        ),
         "use_reentrant=True": (reentrant, "Set it to False: reentrant checkpoints give hidden states no gradient."),
         f"{args.n_gpu} GPUs in one process (torch.nn.DataParallel)": (args.n_gpu > 1, launch),
-        "DeepSpeed": (trainer.is_deepspeed_enabled, launch),
-        "FSDP": (trainer.is_fsdp_enabled, launch),
+        "DeepSpeed": (args.deepspeed or getattr(trainer, "is_deepspeed_enabled", False), launch),
+        "FSDP": (args.fsdp or getattr(trainer, "is_fsdp_enabled", False), launch),
     }
     for name, (given, fix) in refused.items():
         if given:
@@ -216,16 +222,21 @@ def checked_objectives(
     if lonely:
         verb = "need" if lonely[1:] else "needs"
         raise ModelError(f"{', '.join(lonely)} {verb} a teacher.", "There is none.", "Give teacher=...")
-    if label_smoothing:
-        smoothed = [objective for objective in objectives if isinstance(objective, TaskLoss)]
-        if not smoothed:
-            raise ModelError(
-                f"label_smoothing_factor={label_smoothing} smooths the labels of task_loss.",
-                f"The objectives are {', '.join(names)}.",
-                "Add TaskLoss(), or leave label_smoothing_factor at 0.",
-            )
-        smoothed[0].label_smoothing = label_smoothing
+    _smooth([objective for objective in objectives if isinstance(objective, TaskLoss)], label_smoothing, names)
     return objectives
+
+
+def _smooth(of_labels: list[TaskLoss], factor: float, names: list[str]) -> None:
+    """Hands the trainer's label smoothing to the task loss, in place of another trainer's."""
+    asked = f"label_smoothing_factor={factor} smooths the labels of task_loss."
+    if factor and not of_labels:
+        found = f"The objectives are {', '.join(names)}."
+        raise ModelError(asked, found, "Add TaskLoss(), or leave label_smoothing_factor at 0.")
+    for objective in of_labels:
+        if factor and objective.label_smoothing not in (0.0, factor):
+            found = f"It was given label_smoothing={objective.label_smoothing} itself."
+            raise ModelError(asked, found, "Leave one of the two out.")
+        objective.label_smoothing_factor = factor
 
 
 def _listed(objectives: Any) -> list[Objective]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import seed_worker
 
@@ -107,6 +107,12 @@ def loader_by_group(trainer: Trainer) -> Any:
     groups = _groups(trainer)
     if groups is None:
         return None
+    rows: Any = trainer.train_dataset
+    collate = trainer.data_collator
+    if isinstance(rows, Dataset):
+        rows = trainer._remove_unused_columns(rows, description="Training")
+    else:
+        collate = trainer._get_collator_with_removed_columns(collate, description="Training")
     for name in ("split_batches", "dispatch_batches"):
         if getattr(accelerator, name):
             raise ModelError(
@@ -118,9 +124,9 @@ def loader_by_group(trainer: Trainer) -> Any:
     if larger := sum(len(rows) > room for rows in sampler.rows):
         logger.warning("%d groups have more rows than a micro-batch (%d), and are cut in each epoch.", larger, room)
     loader: DataLoader[Any] = DataLoader(
-        trainer._remove_unused_columns(trainer.train_dataset, description="Training"),
+        rows,
         batch_sampler=sampler,
-        collate_fn=trainer.data_collator,
+        collate_fn=collate,
         worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
         **{name: getattr(args, f"dataloader_{name}") for name in _LOADER if hasattr(args, f"dataloader_{name}")},
     )
@@ -131,24 +137,40 @@ def loader_by_group(trainer: Trainer) -> Any:
         accelerator.even_batches = even
 
 
+def _have_groups(rows: Any) -> bool:
+    """Of a stream, if it says which columns it has."""
+    columns = getattr(rows, "column_names", None)
+    if columns is None and not isinstance(rows, IterableDataset) and len(rows):
+        columns = rows[0] if isinstance(rows[0], Mapping) else None
+    return GROUP in (columns or ())
+
+
 def _groups(trainer: Trainer) -> NDArray[Any] | None:
     """The group of each training row, where rows have one, and batches are to have it."""
-    rows, strategy = trainer.train_dataset, trainer.args.train_sampling_strategy
+    rows: Any = trainer.train_dataset
+    strategy = trainer.args.train_sampling_strategy
     trainer._set_signature_columns_if_needed()
     read = GROUP in (trainer._signature_columns or ())
-    if not read or not isinstance(rows, Dataset) or GROUP not in rows.column_names or strategy == "sequential":
+    if not read or strategy == "sequential" or not _have_groups(rows):
         return None
+    if isinstance(rows, IterableDataset):
+        raise ModelError(
+            f"The rows of a group (column '{GROUP}') come side by side, in an order that is drawn.",
+            "They come as a stream, whose length is not known.",
+            "Give a datasets.Dataset; or have the stream bring groups side by side, whole in each micro-batch, and "
+            "say so by train_sampling_strategy='sequential'.",
+        )
     if strategy != "random":
         raise ModelError(
             f"The rows of a group (column '{GROUP}') come side by side.",
             f"train_sampling_strategy is '{strategy}', which would scatter them.",
             f"Leave it out, or drop the column '{GROUP}'.",
         )
-    groups = np.asarray(rows[GROUP][:])
+    groups = np.asarray(rows[GROUP][:] if isinstance(rows, Dataset) else [rows[at][GROUP] for at in range(len(rows))])
     if groups.dtype.kind != "i":
         raise ModelError(
             f"The rows of a group have the same whole number in the column '{GROUP}'.",
-            f"It holds {rows.features[GROUP]}.",
+            f"It holds {rows.features[GROUP] if isinstance(rows, Dataset) else groups.dtype}.",
             f"Number the groups, or drop the column '{GROUP}'.",
         )
     return groups

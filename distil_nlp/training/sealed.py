@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from distil_nlp.errors import TrainingError, listed
 from distil_nlp.training.checkpoint import newest_checkpoint, seal, verify
+
+logger = logging.getLogger(__name__)
 
 OBJECTIVES_FILE = "objectives.safetensors"
 
@@ -28,7 +31,10 @@ class SealedTrainer(Trainer):
             TrainingError: The checkpoint is damaged, or of other objectives.
         """
         if resume_from_checkpoint is True:
-            newest = newest_checkpoint(Path(self.args.output_dir or "."))
+            folder = Path(self.args.output_dir or ".")
+            newest = newest_checkpoint(folder)
+            if newest is None and (unsealed := sorted(path.name for path in folder.glob("checkpoint-*"))):
+                logger.warning(f"None of {listed(unsealed, 3)} in {folder} is whole: training starts anew.")
             resume_from_checkpoint = str(newest) if newest else None
         elif resume_from_checkpoint:
             verify(Path(resume_from_checkpoint))

@@ -68,7 +68,7 @@ def loss_terms(
     student: Signals,
     teacher: Signals,
     batch: Batch,
-    counts: Tensor | None,
+    counts: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss and its weighted terms, which add up to it.
 
@@ -78,11 +78,9 @@ def loss_terms(
         student: Signals of the student.
         teacher: Signals of the teacher.
         batch: The batch that both have seen.
-        counts: Items of the whole optimizer step, ``[objectives]``; this batch's own if None.
+        counts: Items of the whole optimizer step, or of a batch by itself, ``[objectives]``.
     """
     numbers = [number for number, objective in enumerate(objectives) if objective in used]
-    if counts is None:
-        counts = torch.stack([objective.count(batch) for objective in objectives])
     counts = torch.where(counts > 0, counts, 1)  # no items: nothing is divided by zero
     terms: dict[int, Tensor] = {}
     losses: list[Tensor] = []

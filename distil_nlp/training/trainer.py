@@ -41,6 +41,9 @@ class DistillationTrainer(BatchTrainer):
     and processes of an optimizer step, so that accumulation and data parallelism are exact. Each term is logged
     under its objective's name, weighted as it enters the sum; the logged terms add up to the logged loss.
 
+    An evaluation gives the same sum over all its rows as one step, and each term without its weight
+    (``eval_logits_kl``), whatever a weighting makes of them in training.
+
     Takes what :class:`transformers.Trainer` takes, and:
 
     Args:
@@ -50,7 +53,8 @@ class DistillationTrainer(BatchTrainer):
         objectives: The terms of the loss; ``[TaskLoss()]``, fine-tuning, if there is no teacher and none is given.
         weighting: Adapts how much each term counts (:class:`~distil_nlp.training.Weighting`), if given.
         eval_collator: Makes the batches of evaluation, where those of training are random.
-        **kwargs: As for :class:`transformers.Trainer`.
+        *positional: As for :class:`transformers.Trainer`.
+        **kwargs: Likewise.
 
     Raises:
         DistilError: for objectives that do not suit the two models, before anything is trained.
@@ -61,7 +65,7 @@ class DistillationTrainer(BatchTrainer):
     def __init__(
         self,
         model: nn.Module | None = None,
-        *,
+        *positional: Any,
         teacher: PreTrainedModel | Teacher | Sequence[PreTrainedModel | Teacher] | None = None,
         objectives: Sequence[Objective] | None = None,
         weighting: Weighting | None = None,
@@ -71,12 +75,12 @@ class DistillationTrainer(BatchTrainer):
         check_models(model, teacher, kwargs.get("model_init"))
         config: Any = getattr(model, "config", None)
         cached = getattr(config, "use_cache", None)
-        super().__init__(model=model, **kwargs)
+        super().__init__(model, *positional, **kwargs)
         if cached is not None:  # transformers has set it to what training needs, and would save it so
             config.use_cache = cached
         self.eval_collator = eval_collator
         self.teacher = None if teacher is None else as_teacher(teacher)
-        check_arguments(self)
+        check_arguments(self.args, self)
         self.objectives = nn.ModuleList(
             checked_objectives(objectives, self.teacher, label_smoothing=self.args.label_smoothing_factor)
         )
@@ -88,9 +92,9 @@ class DistillationTrainer(BatchTrainer):
         make_savable(inside)
         train_ends(inside)
         shape = describe(inside)
-        for objective in self._objectives():
-            objective.bind(shape, self.teacher.shape if self.teacher else None)
-            objective.balance = 1.0  # whatever another trainer has left
+        with torch.random.fork_rng(devices=[]):  # what the student draws does not depend on projections
+            for objective in self._objectives():
+                objective.bind(shape, self.teacher.shape if self.teacher else None)
         self.weighting = weighting
         if weighting is not None:
             weighting.bind(list(self._objectives()), shape)
@@ -152,18 +156,28 @@ class DistillationTrainer(BatchTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The sum of the objectives' terms."""
-        if self.weighting is not None:
+        self._added.train(model.training)
+        if self.weighting is not None and model.training:
             self.weighting.apply_balances()  # which waits for the device, so before it has work
+        else:  # what is evaluated is measured by one yardstick
+            for objective in self._objectives():
+                objective.balance = 1.0
         inputs = {name: value for name, value in inputs.items() if name != "skip_logits"}  # asked of Liger's models
         used, student_needs, teacher_needs = self._in_use(model.training and not return_outputs)
         headless = self.args.world_size > 1 and not student_needs.head
         asks = any(objective.uses_teacher for objective in used)
         teacher = self.teacher(inputs, teacher_needs) if self.teacher and asks else Signals()
         student = capture(model, inputs, student_needs | Needs(logits=headless))
-        loss, terms = loss_terms(list(self._objectives()), used, student, teacher, inputs, num_items_in_batch)
-        if self.weighting is not None:
-            of_a_step = model.training and num_items_in_batch is not None
-            own = self.weighting(terms, student, 1 / self._micro_batches if of_a_step else 1.0)
+        objectives = list(self._objectives())
+        counts = num_items_in_batch
+        if counts is None:
+            counts = torch.stack([objective.count(inputs) for objective in objectives])
+        loss, terms = loss_terms(objectives, used, student, teacher, inputs, counts)
+        if self.evaluated is not None and not model.training:
+            self.evaluated.add(terms, counts)
+        if self.weighting is not None and model.training:
+            share = 1.0 if num_items_in_batch is None else 1 / self._micro_batches
+            own = self.weighting(terms, student, share)
             loss, terms = (loss, terms) if own is None else (loss + own, [*terms, own])
         if headless and student.output is not None:  # DDP waits for the gradient of all that made an output
             outputs = [value for value in student.output.values() if isinstance(value, Tensor) and value.requires_grad]
@@ -241,10 +255,6 @@ class DistillationTrainer(BatchTrainer):
             if self.weighting is not None:
                 self.weighting.end_step(self._mean)
         return loss
-
-    def _mean(self, tensor: Tensor) -> Tensor:
-        """The mean over processes."""
-        return self.accelerator.reduce(tensor, "mean") if self.args.world_size > 1 else tensor
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         return super()._clip_grad_norm(self._trained())

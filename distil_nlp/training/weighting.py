@@ -48,7 +48,7 @@ class Weighting(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, terms: list[Tensor], student: Signals, share: float) -> Tensor | None:
-        """Looks at a micro-batch of training or evaluation, and gives its own term.
+        """Looks at a micro-batch of training, and gives its own term.
 
         Args:
             terms: The terms as they enter the loss.

@@ -60,10 +60,26 @@ def test_an_unknown_key(case, tmp_path, changes, key, near):
     assert "Traceback" not in outcome.err
 
 
-def test_an_unknown_objective(case, tmp_path):
+@pytest.mark.parametrize("verb", ["check", "teach"])
+def test_an_unknown_objective(case, tmp_path, verb):
     recipe = case.recipe(tmp_path, objectives={"task_loss": {}, "logit_kl": {}})
-    outcome = command("check", recipe)
+    outcome = command(verb, recipe)
     assert_one_error(outcome, line_of(recipe, "logit_kl"), "Did you mean 'logits_kl'?")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"objectives": {"logits_kl": {}}, "training__label_smoothing_factor": 0.1}, "smooths the labels of task_loss"),
+        ({"training__gradient_checkpointing": True, "training__gradient_checkpointing_kwargs": {"use_reentrant": True}},
+         "reentrant checkpoints give hidden states no gradient"),
+    ],
+)  # fmt: skip
+def test_what_a_trainer_refuses_is_found_before_the_teacher_is_trained(case, tmp_path, changes, words):
+    outcome = command("check", case.recipe(tmp_path, **changes))
+    assert outcome.code == 1
+    assert words in outcome.err
 
 
 def test_an_unknown_parameter_of_an_objective(case, tmp_path):

@@ -336,6 +336,11 @@ def test_a_pretrained_control_needs_to_know_the_pretrained_model(small):
     assert Recipe.load(small, [done, "control=same_start"]).control == ("same_start",)
 
 
+def test_of_a_students_own_checkpoint_there_is_one_control(small):
+    assert "Name one" in str(fails(small, "student.model=a/b", "control=[pretrained, same_start]"))
+    assert Recipe.load(small, ["student.model=a/b", "control=pretrained"]).control == ("pretrained",)
+
+
 def test_further_problems_are_counted(small):
     assert "1 more problem" in str(fails(small, "student.num_layers=0", "seed=-1"))
 

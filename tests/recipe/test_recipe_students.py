@@ -91,6 +91,7 @@ def test_a_vocabulary(tmp_path: Path) -> None:
     ("student", "words"),
     [
         ({"layers": "cka"}, ["'student.layers'", "not how many", "num_layers"]),
+        ({"model": "a/b", "start": "pretrained"}, ["'student.start'", "weights of its own"]),
         ({"num_layers": 2, "layers": "lst"}, ["'student.layers'", "Did you mean 'last'"]),
         ({"num_layers": 2, "layers": [1, 2]}, ["exactly one of"]),
         ({"num_layers": 2, "layers": 3}, ["'student.layers'", "A list is needed"]),

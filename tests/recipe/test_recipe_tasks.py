@@ -59,6 +59,7 @@ CLASSIFIES, TAGS, ANSWERS = (
         (ANSWERS + DATA + "  stride: 200\n", "4:3", "half of their tokens"),
         (ANSWERS + DATA + "  max_length: 128\n  stride: 128\n", "5:3", "half of their tokens"),
         (ANSWERS + DATA + "  null_threshold: 2.0\n", "4:3", "no_answer: true"),
+        (ANSWERS + DATA + "  no_answer: true\n  null_threshold: '2.0'\n", "5:3", "number"),
         (ANSWERS + DATA + "  no_answer: 1\n", "4:3", "valid boolean"),
         (TAGS + DATA + "  split_names: {training: a}\n", "4:3", "Did you mean 'train'?"),
         (TAGS + DATA + "  split_names: {test: a}\n", "4:3", "Name the data's split for train"),

@@ -259,3 +259,30 @@ def test_two_processes_share_the_batches_and_resume_in_the_middle_of_an_epoch(tm
 def test_batches_of_groups_are_not_cut_anew(tmp_path, name):
     with pytest.raises(ModelError, match=f"accelerator_config has '{name}'"):
         group_trainer(tmp_path, accelerator_config={name: True}).train()
+
+
+class Listed(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, at):
+        return self.rows[at]
+
+
+@pytest.mark.parametrize("kind", [list, Listed])
+def test_rows_need_not_be_of_datasets(kind, tmp_path):
+    plain, other = Rows(), Rows()
+    group_trainer(tmp_path / "plain", collator=plain, max_steps=4).train()
+    rows = kind([dict(row) for row in ranked_rows()])
+    group_trainer(tmp_path / "other", collator=other, rows=rows, max_steps=4).train()
+    assert other.seen == plain.seen
+
+
+def test_a_stream_of_groups_is_refused_unless_it_is_to_be_read_as_it_comes(tmp_path):
+    stream = ranked_rows().to_iterable_dataset()
+    with pytest.raises(ModelError, match="They come as a stream"):
+        group_trainer(tmp_path, rows=stream).train()
+    group_trainer(tmp_path, rows=stream, train_sampling_strategy="sequential").train()

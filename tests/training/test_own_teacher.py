@@ -64,3 +64,15 @@ def test_a_teacher_has_no_dropout_whatever_mode_it_was_put_into():
     model.train()
     assert torch.equal(teacher(made, needs).logits, expected)
     assert not expected.requires_grad
+
+
+def test_what_a_teacher_shares_with_a_student_has_dropout_for_the_student_alone(tmp_path):
+    student, model = tiny_model(seed=1, hidden_dropout_prob=0.5), tiny_model(seed=2, hidden_dropout_prob=0.5)
+    student.bert.embeddings = model.bert.embeddings
+    made, needs = batch(), Needs(logits=True)
+    teacher = trainer(student, model, tmp_path).teacher
+    expected = teacher(made, needs).logits
+    student.train()
+    assert torch.equal(teacher(made, needs).logits, expected)
+    assert model.bert.embeddings.dropout.training
+    assert not torch.equal(student(**made).logits, student(**made).logits)
