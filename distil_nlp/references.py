@@ -29,7 +29,20 @@ logger = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as PEFT names them
-_FILES = (*_PICKLES, ".gguf", ".safetensors", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".gz")
+_FILES = (
+    *_PICKLES,
+    ".gguf",
+    ".safetensors",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".parquet",
+    ".txt",
+    ".conll",
+    ".gz",
+)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def _split_files(folder: Path, task: DataSettings) -> dict[str, list[Path]]:
         listed = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
         raise DataError(
             asked,
-            f"It has no train.csv, .tsv, .json, .jsonl, .parquet, .txt or .conll (or one of them .gz), only {listed}.",
+            f"It has no train{', '.join([*_BUILDERS][:-1])} or {[*_BUILDERS][-1]} (or one of them .gz), only {listed}.",
             "Name the files train, validation and test, or name the one file to read and split.",
         )
     for split, groups in found.items():

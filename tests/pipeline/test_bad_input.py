@@ -131,7 +131,8 @@ def test_a_teacher_that_learned_nothing_is_not_distilled(case, tmp_path):
 
 def test_widths_that_differ_without_a_projection(case, tmp_path):
     small = save_checkpoint(tmp_path / "small", num_hidden_layers=2, hidden_size=16)
-    recipe = case.recipe(tmp_path, student={"model": str(small)}, objectives={"hidden_states": {"projection": "none"}})
+    student = {"student": {"model": str(small)}, "control": "pretrained"}
+    recipe = case.recipe(tmp_path, **student, objectives={"hidden_states": {"projection": "none"}})
     assert_one_error(command("check", recipe), "The student is 16 wide, the teacher 32.", "projection: linear")
 
 

@@ -49,7 +49,7 @@ def test_an_adapter_is_merged_into_its_base(case: Case, finished: Finished, tmp_
     outcome = command("check", case.recipe(tmp_path / "other", teacher=moved, **SHORT))  # without the trained head
     assert outcome.code == 1
     assert "is neither in its base nor in the adapter" in outcome.err
-    refused = case.recipe(tmp_path / "student", student={"model": str(tmp_path / "adapter")})
+    refused = case.recipe(tmp_path / "student", student={"model": str(tmp_path / "adapter")}, control="pretrained")
     assert "Only a teacher can be one." in command("check", refused).err
 
 

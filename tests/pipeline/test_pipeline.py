@@ -262,11 +262,11 @@ def test_a_student_starts_from_layers_of_the_pretrained_checkpoint(case, finishe
 
 def test_a_student_can_be_a_checkpoint_and_so_is_its_control(case, finished, tmp_path):
     small = save_checkpoint(tmp_path / "small", seed=5, num_hidden_layers=1, hidden_size=16)
-    run = distilled(case, finished, tmp_path, student={"model": str(small)})
+    run = distilled(case, finished, tmp_path, student={"model": str(small)}, control="pretrained")
     student, given = weights(run / "student"), weights(small)
     assert same(student, weights(run / "control_pretrained"))
     assert same(block(student, 1), block(given, 1))
-    outcome = command("check", case.recipe(tmp_path, student={"model": str(small)}))
+    outcome = command("check", case.recipe(tmp_path, student={"model": str(small)}, control="pretrained"))
     assert outcome.code == 0, outcome.err
     assert "hidden_states: 1 <- 4" in outcome.out
 
