@@ -55,6 +55,20 @@ def check_arguments(args: TrainingArguments, trainer: Trainer | None = None) -> 
             )
 
 
+def check_kind_of(args: Any) -> None:
+    """Refuses a teacher in the place of the arguments.
+
+    Raises:
+        ModelError: for what is not ``TrainingArguments``.
+    """
+    if args is not None and not isinstance(args, TrainingArguments):
+        raise ModelError(
+            "A DistillationTrainer takes model and args in this order, like a Trainer, and all else by name.",
+            f"As args there is an object of type {type(args).__name__}.",
+            "Give teacher=..., args=TrainingArguments(...).",
+        )
+
+
 def check_models(student: Any, teacher: Any, model_init: Any = None) -> None:
     """Refuses what is no model, the student as its own teacher, and two models of different vocabularies.
 

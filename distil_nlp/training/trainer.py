@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from distil_nlp.blocks import describe, inner_model
 from distil_nlp.capture import capture, prepare_attention
@@ -21,6 +21,7 @@ from distil_nlp.training.callbacks import EpochCallback, check_scheduled, schedu
 from distil_nlp.training.checks import (
     check_arguments,
     check_inside,
+    check_kind_of,
     check_labels,
     check_models,
     checked_objectives,
@@ -48,13 +49,13 @@ class DistillationTrainer(BatchTrainer):
 
     Args:
         model: The student: a transformers model, or one with adapters of PEFT.
+        args: As for :class:`transformers.Trainer`.
         teacher: A transformers model, a :class:`~distil_nlp.teachers.Teacher`, or a list of either, whose mean
             predictions are taught (:class:`~distil_nlp.teachers.EnsembleTeacher`); None trains without one.
         objectives: The terms of the loss; ``[TaskLoss()]``, fine-tuning, if there is no teacher and none is given.
         weighting: Adapts how much each term counts (:class:`~distil_nlp.training.Weighting`), if given.
         eval_collator: Makes the batches of evaluation, where those of training are random.
-        *positional: As for :class:`transformers.Trainer`.
-        **kwargs: Likewise.
+        **kwargs: As for :class:`transformers.Trainer`.
 
     Raises:
         DistilError: for objectives that do not suit the two models, before anything is trained.
@@ -65,7 +66,8 @@ class DistillationTrainer(BatchTrainer):
     def __init__(
         self,
         model: nn.Module | None = None,
-        *positional: Any,
+        args: TrainingArguments | None = None,
+        *,
         teacher: PreTrainedModel | Teacher | Sequence[PreTrainedModel | Teacher] | None = None,
         objectives: Sequence[Objective] | None = None,
         weighting: Weighting | None = None,
@@ -73,9 +75,10 @@ class DistillationTrainer(BatchTrainer):
         **kwargs: Any,
     ) -> None:
         check_models(model, teacher, kwargs.get("model_init"))
+        check_kind_of(args)
         config: Any = getattr(model, "config", None)
         cached = getattr(config, "use_cache", None)
-        super().__init__(model, *positional, **kwargs)
+        super().__init__(model, args, **kwargs)
         if cached is not None:  # transformers has set it to what training needs, and would save it so
             config.use_cache = cached
         self.eval_collator = eval_collator

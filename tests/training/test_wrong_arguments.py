@@ -43,6 +43,11 @@ def test_objectives_are_a_list_of_objects(tmp_path, objectives, found):
     assert found in error.value.found
 
 
+def test_the_second_place_is_that_of_the_arguments():
+    with pytest.raises(ModelError, match=r"type BertForSequenceClassification.*\n?.*Give teacher=\.\.\."):
+        DistillationTrainer(tiny_model(seed=1), tiny_model())
+
+
 def test_a_model_is_loaded_first(tmp_path):
     with pytest.raises(ModelError, match=r"(?s)model that is loaded.*'bert-base-uncased'"):
         trainer(tmp_path, model="bert-base-uncased")
