@@ -198,13 +198,6 @@ def test_a_trainer_hides_anew_to_train_and_the_same_to_evaluate(whole_words: boo
     batches = PaddedBatches(rows, task.collator(TOKENIZER, train=False), batch_size=8)
     outputs = batches.outputs(torch_forward(trainer.model.eval()), task.keep)
     assert np.isfinite(before)
-    assert before == pytest.approx(_mean_of_batches(rows, task, outputs), rel=1e-4)
+    assert before == pytest.approx(float(np.concatenate(outputs.by_row())[:, 0].mean()), rel=1e-4)
     trainer.train()
     assert trainer.evaluate()["eval_loss"] != before
-
-
-def _mean_of_batches(rows: Dataset, task: FillMask, outputs: Any) -> float:
-    """transformers weighs the mean of each batch of 8 by its rows."""
-    by_row = outputs.by_row()
-    means = [np.concatenate(by_row[at : at + 8])[:, 0].mean() for at in range(0, len(rows), 8)]
-    return float(np.mean(means))

@@ -246,8 +246,8 @@ def test_one_row_twice_and_rows_without_tokens(tmp_path):
     for _ in range(2):
         got = stored(made, needs)
         torch.testing.assert_close(got.logits[:2], live(made, needs).logits[:2])
-        assert torch.equal(got.logits[0], got.logits[1])
         assert not got.hidden_states[4][2].any()
+    assert torch.equal(got.logits[0], got.logits[1])  # both as stored; computed in one batch they may differ
     assert stored.num_rows == 2
 
 
