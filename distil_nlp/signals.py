@@ -160,8 +160,7 @@ class Shape:
         item: What one prediction is: ``example``, ``token``, ``next_token`` or ``span``; None without a head.
         problem: ``regression``, ``multi_label_classification`` or None for one class out of many.
         attention_inputs: Whether queries, keys and values can be captured; finished maps only if not.
-        attention_width: Width of the queries of all heads of a block together, and of its keys and values once these
-            are repeated for each query head that reads them; None where the configuration does not give one number.
+        attention_width: Heads times the width of one; None where the configuration does not give one number.
         kept_layers: From which block of its teacher each block was made, numbered from 1; None where that is not known.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from distil_nlp.build import Assembly
 from distil_nlp.evaluation.efficiency import size_mb
@@ -29,10 +29,8 @@ def train(
         What the run keeps of it.
     """
     checkpoints = run.folder.checkpoints / name
-    seed = trainer.setdefault("seed", run.recipe.seed)
     if trainer.get("objectives") is None:
         trainer["objectives"] = [TaskLoss()]
-    set_seed(seed)
     training = parts.trainer(model, arguments=arguments, output_dir=checkpoints, **trainer)
     training.train(resume_from_checkpoint=True)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

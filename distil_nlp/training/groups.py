@@ -140,7 +140,7 @@ def loader_by_group(trainer: Trainer) -> Any:
 def _have_groups(rows: Any) -> bool:
     """Of a stream, if it says which columns it has."""
     columns = getattr(rows, "column_names", None)
-    if columns is None and not isinstance(rows, IterableDataset) and len(rows):
+    if columns is None and hasattr(rows, "__len__") and not isinstance(rows, IterableDataset) and len(rows):
         columns = rows[0] if isinstance(rows[0], Mapping) else None
     return GROUP in (columns or ())
 

@@ -8,6 +8,7 @@ from tiny_models import tiny_model
 from tiny_training import few_steps
 from torch import nn
 
+from distil_nlp.errors import ModelError
 from distil_nlp.objectives import HiddenStates, LogitsKL, TaskLoss
 from distil_nlp.training import DistillationTrainer, GradNorm, Linear, ScheduleCallback, Uncertainty
 
@@ -159,5 +160,5 @@ def test_label_smoothing_is_one_trainers(tmp_path):
         for factor in (0.0, 0.3, 0.0)
     )
     assert smooth != plain == again
-    with pytest.raises(Exception, match=r"label_smoothing=0\.1 itself"):
+    with pytest.raises(ModelError, match=r"label_smoothing=0\.1 itself"):
         token_trainer(tmp_path, [TaskLoss(label_smoothing=0.1)], label_smoothing_factor=0.3)
