@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from accelerate.utils import slice_tensors
 from torch import Tensor, nn
 
 from distil_nlp.objectives import Objective
 from distil_nlp.teachers import Teacher
-from distil_nlp.training.evaluated import EvaluatedTerms
+from distil_nlp.training.evaluated import EvaluatedTerms, own_rows
 from distil_nlp.training.groups import loader_by_group
 from distil_nlp.training.sampler import seeded
 from distil_nlp.training.sealed import SealedTrainer
@@ -85,11 +86,20 @@ class BatchTrainer(SealedTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
-        """As in transformers; the loss does not need labels, where all objectives follow the teacher."""
+        """As in transformers; the loss does not need labels, where all objectives follow the teacher.
+
+        Of a batch that was filled up with rows of others, it is the loss of its own.
+        """
         names, labelled = self.label_names, any(inputs.get(name) is not None for name in self.label_names)
         if prediction_loss_only and not labelled and all(each.uses_teacher for each in self._objectives()):
             self.label_names = []
+        evaluated, own = self.evaluated, own_rows(inputs, self.accelerator)
         try:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            self.evaluated = evaluated if own is None else None
+            step = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            if own is not None:
+                self.evaluated = evaluated if own else None  # a sharded model runs in all processes or in none
+                super().prediction_step(model, slice_tensors(inputs, slice(max(own, 1))), True, ignore_keys)
+            return step
         finally:
-            self.label_names = names
+            self.label_names, self.evaluated = names, evaluated

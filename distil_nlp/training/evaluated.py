@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import find_batch_size
 from torch import Tensor
 
 from distil_nlp.objectives import Objective
@@ -55,3 +58,17 @@ class EvaluatedTerms:
         }
         found = {name: mean / factor for name, (mean, factor) in means.items()}
         return found | {"loss": sum(mean for mean, _ in means.values())} if means else {}
+
+
+def own_rows(batch: Mapping[str, Any], accelerator: Accelerator) -> int | None:
+    """How many of a batch's rows no other batch has; None if that is all of them, in every process.
+
+    The last batches are filled up with rows of the first ones, behind their own, so that every process has as many.
+    """
+    state = accelerator.gradient_state
+    size = find_batch_size(batch)
+    if accelerator.num_processes == 1 or not accelerator.even_batches or not state.end_of_dataloader or size is None:
+        return None
+    if not 0 < state.remainder < size * accelerator.num_processes:
+        return None
+    return min(max(state.remainder - size * accelerator.process_index, 0), size)

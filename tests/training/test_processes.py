@@ -1,5 +1,6 @@
 """What only shows with real processes: data parallelism, and a run that is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -20,9 +21,9 @@ ENVIRONMENT = {
 }
 
 
-def launch(processes, *arguments):
+def launch(processes, *arguments, script="launch_two.py"):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(HERE / "launch_two.py"), *map(str, arguments)]
+    command = [sys.executable, *(launcher if processes > 1 else []), str(HERE / script), *map(str, arguments)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -37,6 +38,16 @@ def test_two_processes_are_one_big_batch(tmp_path, item):
     assert any(name.startswith("o.") for name in one)
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_an_evaluation_counts_every_row_once(tmp_path):
+    """Seven rows leave the last batch of the second process one of two, five rows none."""
+    found = {}
+    for processes in (1, 2):
+        launch(processes, tmp_path, tmp_path / "found.json", script="launch_evaluated.py")
+        found[processes] = json.loads((tmp_path / "found.json").read_text())
+    assert len(found[1]) == 12
+    assert found[2] == pytest.approx(found[1], rel=1e-5)
 
 
 KILLED = """
