@@ -14,7 +14,7 @@ from distil_nlp.build.arguments import make_training_arguments, rows_trained_on
 from distil_nlp.build.augmentation import make_augmentation
 from distil_nlp.build.loss import make_objectives, make_schedules, make_weighting
 from distil_nlp.build.models import Models
-from distil_nlp.build.teaching import make_stored
+from distil_nlp.build.teaching import as_they_teach, make_stored
 from distil_nlp.data.augment import Augmentation
 from distil_nlp.data.student_rows import StudentRows, new_copies, student_rows, unlabelled_rows
 from distil_nlp.mapping import LayerMapping
@@ -102,8 +102,8 @@ class Assembly(Models):
         """What a stage of distillation is about: the task, or text, on which the pre-trained checkpoint teaches."""
         if stage.text is None:
             return on_task
-        pretrained = self.pretrained()
-        return Lesson(pretrained, pretrained, self.texts(stage.text))
+        pretrained, [first, *_] = self.pretrained(), self.recipe.teachers
+        return Lesson(pretrained, as_they_teach(self.recipe, {first: pretrained})[first], self.texts(stage.text))
 
     def objectives(self, stage: Stage | None = None) -> list[Objective]:
         """New objectives as a stage lists them (the last one if None), or the default ones.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from distil_nlp.blocks import describe, inner_model
@@ -14,6 +15,7 @@ from distil_nlp.data.tasks import Forward
 from distil_nlp.errors import RecipeError
 from distil_nlp.objectives import Objective
 from distil_nlp.recipe import Recipe
+from distil_nlp.recipe.teachers import MemberSection
 from distil_nlp.teachers import EnsembleTeacher, StoredTeacher, Teacher, quantize
 from distil_nlp.teachers.label_sets import label_columns
 from distil_nlp.teachers.model import label_names
@@ -44,18 +46,34 @@ def make_guide(
     )
 
 
-def quantized(recipe: Recipe, models: Mapping[str, PreTrainedModel]) -> dict[str, PreTrainedModel]:
-    """Models as they teach: the weights of those that the recipe says so of are changed to numbers of fewer bits.
+def as_they_teach(recipe: Recipe, models: Mapping[str, PreTrainedModel]) -> dict[str, PreTrainedModel]:
+    """Models as they teach: in the dtype, and with weights of the fewer bits, that the recipe says.
 
     Args:
         recipe: The recipe.
-        models: Its teachers, or others, by name.
+        models: Its teachers, or others, by name; some may be as they teach already.
 
     Raises:
-        DistilError: what does it is not installed, or has nothing to change in a teacher.
+        DistilError: what quantizes is not installed, or has nothing to change in a teacher.
     """
-    changed = {name: member.quantization for name, member in recipe.teachers.items() if member.quantization}
-    return {name: quantize(model, changed[name]) if name in changed else model for name, model in models.items()}
+    members = recipe.teachers
+    return {name: _as_it_teaches(members[name], each) if name in members else each for name, each in models.items()}
+
+
+def _as_it_teaches(member: MemberSection, model: PreTrainedModel) -> PreTrainedModel:
+    dtype = None if member.dtype in (None, "auto") else getattr(torch, str(member.dtype))
+    if dtype not in (None, model.dtype):  # fine-tuned here, or else it was loaded so
+        model = _in_dtype(model, dtype)
+    return model if member.quantization is None else quantize(model, member.quantization)
+
+
+def _in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A model as it would be loaded in a dtype, with what always stays in float32."""
+    made: Any = type(model).from_pretrained(None, config=model.config, state_dict=model.state_dict(), dtype=dtype)
+    if model.can_generate():
+        made.generation_config = model.generation_config
+    made.config.name_or_path = model.config.name_or_path
+    return made.eval()
 
 
 def make_stored(

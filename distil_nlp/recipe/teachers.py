@@ -32,6 +32,13 @@ class TeacherModelSection(ModelReference):
     fine_tune: dict[str, Any] | None = None
     base: Annotated[ModelReference | None, BeforeValidator(_reference)] = None
 
+    @model_validator(mode="after")
+    def _check_dtype(self) -> TeacherModelSection:
+        if self.fine_tune is not None and self.dtype == "auto":
+            found = "It is the checkpoint's own, and a teacher that is fine-tuned here comes out in float32."
+            raise FaultError(found, "Name one: bfloat16, say.", key="dtype")
+        return self
+
 
 class MemberSection(TeacherModelSection):
     """A further member of an ensemble; without a ``model``, the teacher's, fine-tuned under another ``seed``."""

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedModel
 
 from distil_nlp.build import Assembly
-from distil_nlp.build.teaching import quantized
+from distil_nlp.build.teaching import as_they_teach
 from distil_nlp.data.load import UNLABELLED
 from distil_nlp.errors import DataError
 from distil_nlp.evaluation.bootstrap import metric_interval, paired_bootstrap
@@ -74,8 +74,8 @@ class Run:
         return {each: self.parts.load_saved(self.folder.model(each)) for each in names}
 
     def models(self, name: str) -> dict[str, PreTrainedModel]:
-        """What :meth:`saved` gives, teachers as they teach: quantized, where the recipe says so."""
-        return quantized(self.recipe, self.saved(name))
+        """What :meth:`saved` gives, teachers as they teach: in the dtype, and quantized, where the recipe says so."""
+        return as_they_teach(self.recipe, self.saved(name))
 
     def once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a part of a stage finds out, which makes one model; where a run was interrupted after it, what it did.

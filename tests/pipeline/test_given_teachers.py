@@ -1,4 +1,4 @@
-"""Runs whose teacher is given: as an adapter of another model, in 8-bit integers, or with too many logits to store."""
+"""Runs whose teacher is given: as an adapter of another model, in fewer bits, or with too many logits to store."""
 
 from __future__ import annotations
 
@@ -51,6 +51,32 @@ def test_an_adapter_is_merged_into_its_base(case: Case, finished: Finished, tmp_
     assert "is neither in its base nor in the adapter" in outcome.err
     refused = case.recipe(tmp_path / "student", student={"model": str(tmp_path / "adapter")}, control="pretrained")
     assert "Only a teacher can be one." in command("check", refused).err
+
+
+def test_a_teacher_that_was_fine_tuned_here_teaches_in_16_bits(
+    case: Case, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    compute_loss = DistillationTrainer.compute_loss
+
+    def watched(self: DistillationTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.teacher is not None and not seen:
+            assert isinstance(self.teacher, ModelTeacher)
+            start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            seen.append((self.teacher.model.dtype, model.dtype, start))
+        return compute_loss(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", watched)
+    run = tmp_path / "run"
+    outcome = command("run", case.recipe(tmp_path, teacher__dtype="bfloat16", **SHORT), "--output-dir", run)
+    assert outcome.code == 0, outcome.err
+    [(guide, student, start)] = seen
+    assert (guide, student) == (torch.bfloat16, torch.float32)
+    exact = weights(run / "teacher")
+    assert all(torch.equal(tensor, weights(finished.folder / "teacher")[name]) for name, tensor in exact.items())
+    names = [name for name in start if ".layer.0." in name]
+    assert names
+    assert all(torch.equal(start[name], exact[name.replace(".layer.0.", ".layer.1.")]) for name in names)
 
 
 def test_a_quantized_teacher_guides_a_student_of_its_exact_layers(

@@ -70,6 +70,7 @@ def test_members_without_a_model_follow_the_teacher(write):
         ("- seed: 1", "- seed: 42", "10:9", "also said of teacher_1"),
         ("- seed: 1", "- {}", "10:9", "also said of teacher_1"),
         ("- seed: 1", "- {seed: 1, dtype: float32}", "10:19", "Name the `model`"),
+        ("dtype: bfloat16", "dtype: auto", "7:3", "Name one: bfloat16"),
         ("- seed: 1", "- {seed: 1, sha256: 00}", "10:19", "sha256"),
         ("- seed: 1", "- {fine_tune: {learning_rat: 1}}", "10:22", "Did you mean 'learning_rate'?"),
         ("- seed: 1", "- {fine_tune: {seed: 1}}", "10:22", "top level"),
