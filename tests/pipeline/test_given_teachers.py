@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,6 +18,30 @@ from distil_nlp.training import DistillationTrainer
 from distil_nlp.weights import is_quantized
 
 SHORT = {"control": ["same_start"], "export": None, "training": {**TRAINING, "max_steps": 6}}
+
+
+class FirstStep(NamedTuple):
+    """What was in a run's first step with a teacher."""
+
+    guide: torch.dtype
+    quantized: tuple[bool, bool]  # teacher, student
+    start: dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def first_step(monkeypatch: pytest.MonkeyPatch) -> list[FirstStep]:
+    seen: list[FirstStep] = []
+    compute_loss = DistillationTrainer.compute_loss
+
+    def watched(self: DistillationTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.teacher is not None and not seen:
+            assert isinstance(self.teacher, ModelTeacher)
+            guide, start = self.teacher.model, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            seen.append(FirstStep(guide.dtype, (is_quantized(guide), is_quantized(model)), start))
+        return compute_loss(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", watched)
+    return seen
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -54,24 +78,14 @@ def test_an_adapter_is_merged_into_its_base(case: Case, finished: Finished, tmp_
 
 
 def test_a_teacher_that_was_fine_tuned_here_teaches_in_16_bits(
-    case: Case, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case, finished: Finished, tmp_path: Path, first_step: list[FirstStep]
 ) -> None:
-    seen: list[Any] = []
-    compute_loss = DistillationTrainer.compute_loss
-
-    def watched(self: DistillationTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.teacher is not None and not seen:
-            assert isinstance(self.teacher, ModelTeacher)
-            start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            seen.append((self.teacher.model.dtype, model.dtype, start))
-        return compute_loss(self, model, *args, **kwargs)
-
-    monkeypatch.setattr(DistillationTrainer, "compute_loss", watched)
     run = tmp_path / "run"
     outcome = command("run", case.recipe(tmp_path, teacher__dtype="bfloat16", **SHORT), "--output-dir", run)
     assert outcome.code == 0, outcome.err
-    [(guide, student, start)] = seen
-    assert (guide, student) == (torch.bfloat16, torch.float32)
+    [(guide, _, start)] = first_step
+    assert guide == torch.bfloat16
+    assert {tensor.dtype for tensor in start.values() if tensor.is_floating_point()} == {torch.float32}
     exact = weights(run / "teacher")
     assert all(torch.equal(tensor, weights(finished.folder / "teacher")[name]) for name, tensor in exact.items())
     names = [name for name in start if ".layer.0." in name]
@@ -80,25 +94,14 @@ def test_a_teacher_that_was_fine_tuned_here_teaches_in_16_bits(
 
 
 def test_a_quantized_teacher_guides_a_student_of_its_exact_layers(
-    case: Case, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case, finished: Finished, tmp_path: Path, first_step: list[FirstStep]
 ) -> None:
     pytest.importorskip("torchao", reason="torchao, which quantizes teachers, is not installed")
-    seen: list[Any] = []
-    compute_loss = DistillationTrainer.compute_loss
-
-    def watched(self: DistillationTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.teacher is not None and not seen:
-            assert isinstance(self.teacher, ModelTeacher)
-            start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            seen.append((is_quantized(self.teacher.model), is_quantized(model), start))
-        return compute_loss(self, model, *args, **kwargs)
-
-    monkeypatch.setattr(DistillationTrainer, "compute_loss", watched)
     run, teacher = tmp_path / "run", {"model": str(finished.folder / "teacher"), "quantization": "int8"}
     outcome = command("run", case.recipe(tmp_path, teacher=teacher, **SHORT), "--output-dir", run)
     assert outcome.code == 0, outcome.err
-    [(guide, student, start)] = seen
-    assert (guide, student) == (True, False)
+    [(_, quantized, start)] = first_step
+    assert quantized == (True, False)
     exact = weights(run / "teacher")
     assert all(torch.equal(tensor, weights(finished.folder / "teacher")[name]) for name, tensor in exact.items())
     names = [name for name in start if ".layer.0." in name]
