@@ -93,7 +93,9 @@ class Assembly(Models):
         parts = self.for_student(teacher, copies)
         teachers = {name: parts.trimmed(model) for name, model in teachers.items()}
         [teacher, *_] = teachers.values()
-        student = parts.student(teacher)  # from exact weights: those of a guide may be quantized
+        student = parts.student(teacher)  # from exact weights, which a teacher may not have while it teaches
+        teachers = as_they_teach(self.recipe, teachers)
+        [teacher, *_] = teachers.values()
         guide = parts.guide(teachers)
         rows, augmented = parts.student_rows(teacher, copies, folder)
         return Beginning(parts, student, Lesson(teacher, guide, rows), augmented)
@@ -102,8 +104,9 @@ class Assembly(Models):
         """What a stage of distillation is about: the task, or text, on which the pre-trained checkpoint teaches."""
         if stage.text is None:
             return on_task
-        pretrained, [first, *_] = self.pretrained(), self.recipe.teachers
-        return Lesson(pretrained, as_they_teach(self.recipe, {first: pretrained})[first], self.texts(stage.text))
+        [first, *_] = self.recipe.teachers
+        [pretrained] = as_they_teach(self.recipe, {first: self.pretrained()}).values()
+        return Lesson(pretrained, pretrained, self.texts(stage.text))
 
     def objectives(self, stage: Stage | None = None) -> list[Objective]:
         """New objectives as a stage lists them (the last one if None), or the default ones.

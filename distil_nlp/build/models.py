@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
 from distil_nlp.build.rows import ScoredRows
-from distil_nlp.build.teaching import as_they_teach, make_guide
+from distil_nlp.build.teaching import make_guide
 from distil_nlp.data.align import check_same_tokenizer, check_tokenizer_fits, fit_padding
 from distil_nlp.errors import ModelError
 from distil_nlp.recipe.sections import WIDTHS, ModelReference
@@ -82,8 +82,8 @@ class Models(ScoredRows):
         return self._with_adapters(student)
 
     def guide(self, teachers: Mapping[str, PreTrainedModel]) -> PreTrainedModel | Teacher:
-        """What the student is taught by: the mean of all teachers; of one model, itself. Some may be quantized now."""
-        return make_guide(self.recipe, as_they_teach(self.recipe, teachers), self.label_names)
+        """What the student is taught by: the mean of all teachers, each as it teaches; of one model, itself."""
+        return make_guide(self.recipe, teachers, self.label_names)
 
     def labelled(self, teacher: PreTrainedModel) -> PreTrainedModel:
         """A teacher whose head gives the data's labels in their order: the first of an ensemble may know others."""

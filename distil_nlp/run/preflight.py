@@ -19,7 +19,7 @@ from distil_nlp.blocks import describe, inner_model
 from distil_nlp.build import Assembly
 from distil_nlp.build.assembly import Lesson
 from distil_nlp.build.loss import check_features_only
-from distil_nlp.build.teaching import knows_all, make_guide, make_stored
+from distil_nlp.build.teaching import as_they_teach, knows_all, make_guide, make_stored
 from distil_nlp.capture import capture, prepare_attention
 from distil_nlp.data.augment import augmented
 from distil_nlp.errors import ModelError, listed
@@ -105,6 +105,8 @@ def check(assembly: Assembly, teachers: Mapping[str, PreTrainedModel] | None = N
     student = parts.student(teacher)
     if recipe.export is not None and assembly.task.predicts == "text":
         check_rules(student.generation_config)
+    guides = as_they_teach(recipe, guides)
+    [teacher, *_] = guides.values()
     lesson = Lesson(teacher, parts.guide(guides), parts.rows["train"])
     tried = [_try_stage(parts, stage, objectives, student, lesson) for stage, objectives in stages]
     parameters = {"teacher": sum(map(count_parameters, teachers.values())), "student": count_parameters(student)}

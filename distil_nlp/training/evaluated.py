@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import find_batch_size
 from torch import Tensor
+from transformers.trainer_pt_utils import find_batch_size
 
 from distil_nlp.objectives import Objective
 
@@ -66,9 +66,9 @@ def own_rows(batch: Mapping[str, Any], accelerator: Accelerator) -> int | None:
     The last batches are filled up with rows of the first ones, behind their own, so that every process has as many.
     """
     state = accelerator.gradient_state
-    size = find_batch_size(batch)
-    if accelerator.num_processes == 1 or not accelerator.even_batches or not state.end_of_dataloader or size is None:
+    if accelerator.num_processes == 1 or not accelerator.even_batches or not state.end_of_dataloader:
         return None
-    if not 0 < state.remainder < size * accelerator.num_processes:
+    size = find_batch_size(batch)
+    if size is None or not 0 < state.remainder < size * accelerator.num_processes:
         return None
     return min(max(state.remainder - size * accelerator.process_index, 0), size)

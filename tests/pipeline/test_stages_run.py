@@ -272,6 +272,15 @@ def test_adapters_and_a_vocabulary_of_its_own_go_through_all_stages(case: Case, 
     assert not any("embeddings" in key for key in changed)
 
 
+def test_the_checkpoint_that_teaches_a_stage_on_text_runs_in_the_teachers_dtype(case: Case, tmp_path: Path) -> None:
+    recipe = Recipe.load(staged(case, tmp_path, teacher__dtype="bfloat16"))
+    parts, stage = Assembly(recipe), recipe.distillation[0]
+    nothing: Any = None
+    lesson = parts.lesson(stage, nothing)
+    assert lesson.guide is lesson.teacher
+    assert lesson.teacher.dtype == torch.bfloat16
+
+
 def test_texts_of_a_task_on_pairs_in_groups_are_alone(case: Case, tmp_path: Path) -> None:
     """A text is one text, even where rows have two and belong to a group."""
     dice, rows = random.Random(5), tmp_path / "pairs.csv"
