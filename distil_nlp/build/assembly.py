@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from distil_nlp.build.arguments import make_training_arguments, rows_trained_on
+from distil_nlp.build.arguments import check_training, make_training_arguments, rows_trained_on
 from distil_nlp.build.augmentation import make_augmentation
 from distil_nlp.build.loss import make_objectives, make_schedules, make_weighting
 from distil_nlp.build.models import Models
@@ -23,6 +24,7 @@ from distil_nlp.recipe.stages import Stage
 from distil_nlp.students import trim_vocabulary
 from distil_nlp.teachers import ModelTeacher, Teacher
 from distil_nlp.training import DistillationTrainer, choose_layers
+from distil_nlp.training.checks import check_arguments
 
 
 class Lesson(NamedTuple):
@@ -202,7 +204,29 @@ class Assembly(Models):
         self, arguments: dict[str, Any], output_dir: Path, seed: int | None = None
     ) -> TrainingArguments:
         """A section of the recipe as ``TrainingArguments``, under its seed or another one."""
-        return make_training_arguments(self.recipe, arguments, output_dir, seed)
+        return make_training_arguments(self.recipe, arguments, output_dir, seed, metrics=self._followed)
+
+    def check_training(self, key: str, arguments: dict[str, Any], *, rows: int, **whose: Any) -> None:
+        """Refuses training under arguments, those of a key of the recipe, that would not come to its end.
+
+        Args:
+            key: Of the section.
+            arguments: The section.
+            rows: To train on.
+            **whose: ``of`` whom the training is, and the ``terms`` of its loss.
+
+        Raises:
+            RecipeError: with the line of the recipe.
+            ModelError: for what does not go with distillation.
+        """
+        made = self.training_arguments(arguments, Path(gettempdir()))
+        check_arguments(made)
+        check_training(self.recipe, key, made, metrics=self._followed, rows=rows, **whose)
+
+    @property
+    def _followed(self) -> tuple[str, ...]:
+        """The metrics that follow while a model trains."""
+        return self.metric_names if self.task.by_row else ()
 
     def trainer(
         self,

@@ -30,7 +30,7 @@ from distil_nlp.objectives import LayerObjective, Objective
 from distil_nlp.recipe.stages import Stage
 from distil_nlp.signals import Batch, Needs, Signals
 from distil_nlp.teachers import Teacher, as_teacher
-from distil_nlp.training.checks import check_arguments, checked_objectives
+from distil_nlp.training.checks import checked_objectives
 
 TEACHER_ROWS = 512  # enough to tell a teacher from a coin
 MOST_PAIRS = 24  # that are listed
@@ -93,9 +93,11 @@ def check(assembly: Assembly, teachers: Mapping[str, PreTrainedModel] | None = N
     """
     recipe = assembly.recipe
     stages = [(stage, assembly.objectives(stage)) for stage in recipe.distillation]
-    for member in recipe.teachers.values():
-        check_arguments(assembly.training_arguments(member.fine_tune or {}, Path(gettempdir())))
     summary, _ = assembly.data.summary, assembly.metrics
+    untaught = [("a teacher", key, arguments) for key, arguments in recipe.teacher.trainings().items()]
+    untaught += [("a control, which has no teacher,", "training", recipe.training)] if recipe.control else []
+    for of, key, arguments in untaught:
+        assembly.check_training(key, arguments, of=of, terms=["task_loss"], rows=summary.rows["train"])
     teachers = _tried_teachers(assembly, teachers)
     [teacher, *_] = teachers.values()
     copies = _try_augmentation(assembly, teacher)
@@ -169,9 +171,10 @@ def _try_stage(
     lesson = parts.lesson(stage, on_task)
     parts.choose_layers(objectives, student, lesson.teacher, lesson.rows)
     guide = as_teacher(lesson.guide)
-    arguments = parts.training_arguments(stage.training, Path(gettempdir()))
-    check_arguments(arguments)
-    objectives = checked_objectives(objectives, guide, label_smoothing=arguments.label_smoothing_factor)
+    names = [objective.name for objective in objectives]
+    parts.check_training(stage.key("training"), stage.training, of="the student", terms=names, rows=len(lesson.rows))
+    smoothing = float(stage.training.get("label_smoothing_factor", 0.0))
+    objectives = checked_objectives(objectives, guide, label_smoothing=smoothing)
     terms, activations = _terms(objectives, student, guide, _one_batch(parts, stage, lesson.rows))
     if stage.text is not None:
         check_features_only(parts.recipe, stage, objectives)
