@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cache
+from itertools import groupby, pairwise
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+
+@cache
+def in_word(character: str) -> bool:
+    """Whether a character is a letter, a mark on one, or a digit."""
+    return character.isalnum() or unicodedata.category(character)[0] == "M"
 
 
 @dataclass(frozen=True)
 class Words:
     """A text and where its words are.
 
-    Words of a plain text are runs of letters and digits, and single other characters, as BERT cuts texts first of all;
-    of a list of words they are its items.
+    Words of a plain text are runs of letters, marks, digits and underscores, and single other characters, much as BERT
+    cuts texts first of all; of a list of words they are its items.
 
     Attributes:
         text: The text; of a list its items, with spaces between them.
@@ -31,7 +36,7 @@ class Words:
     def of(cls, text: str | Sequence[str]) -> Words:
         """Finds the words of a text, or of a list of words."""
         if isinstance(text, str):
-            return cls(text, tuple(match.span() for match in _WORD.finditer(text)))
+            return cls(text, tuple(_spans(text)))
         starts = [0]
         for word in text:
             starts.append(starts[-1] + len(word) + 1)
@@ -60,3 +65,12 @@ class Words:
         kept, spans = words[window], self.spans[window]
         gaps = [self.text[end:start] for (_, end), (start, _) in pairwise(spans)]
         return "".join(part for pair in zip(kept, [*gaps, ""], strict=False) for part in pair)
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    for of_word, run in groupby(range(len(text)), lambda place: in_word(text[place]) or text[place] == "_"):
+        places = list(run)
+        if of_word:
+            yield places[0], places[-1] + 1
+        else:
+            yield from ((place, place + 1) for place in places if not text[place].isspace())

@@ -53,6 +53,7 @@ def test_words_are_runs_of_letters_and_digits_and_single_other_characters() -> N
     assert Words.of(TEXT).with_words([word.upper() for word in words]) == TEXT.upper()
     assert Words.of(TEXT).with_words(words, slice(0, 4)) == "One  fine day,"
     assert Words.of("").with_words([]) == ""
+    assert list(Words.of("नदी का पानी, है। a_b 👍!")) == ["नदी", "का", "पानी", ",", "है", "।", "a_b", "👍", "!"]
     listed = Words.of(["New York", "", "is"])
     assert (list(listed), listed.text) == (["New York", "", "is"], "New York  is")
     assert listed.with_words(["a", "b", "c"]) == ["a", "b", "c"]

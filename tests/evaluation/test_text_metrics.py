@@ -102,6 +102,16 @@ def test_words_and_white_space() -> None:
     assert score(["a  b", "A b", "", "x"], ["a b ", "a b", "c", "x"]) == {"sequence_accuracy": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("reference", "given", "right"),
+    [("का", "की", 0.0), ("नदी का पानी", "नदी की पानी", 2 / 3), ("cafe\u0301 noir", "cafe noir", 0.5)],
+)
+def test_marks_are_parts_of_words(reference: str, given: str, right: float) -> None:
+    compute = compute_metrics(["rouge_1", "rouge_l"], takes="text")
+    assert compute([given], [reference]) == pytest.approx({"rouge_1": right, "rouge_l": right})
+    assert compute([reference], [reference]) == {"rouge_1": 1.0, "rouge_l": 1.0}
+
+
 def test_bleu_is_sacrebleus() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     for seed in range(5):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distil_nlp.data.words import in_word
 from distil_nlp.errors import MissingExtraError
 from distil_nlp.evaluation.bootstrap import RowTotals
 from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric
-
-_WORD = re.compile(r"[^\W_]+")
 
 
 class TextMetric(OfflineMetric):
@@ -38,7 +36,7 @@ class Rouge(TextMetric):
     .. math:: F = \frac{2 P R}{P + R}, \quad P = \frac{\text{shared}}{\text{given}},
         \quad R = \frac{\text{shared}}{\text{of the reference}}
 
-    Words are runs of letters and digits, in lower case; they are not stemmed.
+    Words are runs of letters, with the marks on them, and digits, in lower case; they are not stemmed.
 
     References:
         Lin (2004), ROUGE: A Package for Automatic Evaluation of Summaries, sections 2 (ROUGE-N) and 3.1 (ROUGE-L, over
@@ -127,8 +125,8 @@ class Bleu(TextMetric):
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, in lower case."""
-    return _WORD.findall(text.lower())
+    """Runs of letters, the marks on them and digits, in lower case."""
+    return "".join(each if in_word(each) else " " for each in text.lower()).split()
 
 
 def ngrams(tokens: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
