@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from distil_nlp.errors import RecipeError
 from distil_nlp.evaluation.bootstrap import metric_interval
 from distil_nlp.evaluation.ledger import Ledger
 from distil_nlp.evaluation.ledger_parts import Row, WritingRow
@@ -33,6 +34,13 @@ def test_perplexity_is_of_tokens_and_not_of_rows() -> None:
 def test_without_tokens_there_is_no_perplexity() -> None:
     score = METRICS["perplexity"]().row_totals(REFERENCES[1:2], PREDICTIONS[1:2])
     assert np.isnan(score.score(score.figures.sum(axis=0)))
+
+
+def test_rows_without_tokens_are_refused_before_anything_is_scored() -> None:
+    for name in ("perplexity", "masked_accuracy", "next_token_accuracy"):
+        with pytest.raises(RecipeError, match=f"(?s)'{name}' is about tokens.*The 3 rows"):
+            compute_metrics([name], takes="likelihood", references=lambda: np.zeros(3, dtype=np.int64))
+        compute_metrics([name], takes="likelihood", references=lambda: np.array([0, 2]))
 
 
 def test_its_interval_resamples_rows_with_all_their_tokens() -> None:

@@ -41,7 +41,7 @@ class OfflineMetric(evaluate.Metric):
         in_points: Whether a difference is said in points of a hundred.
         takes: What predictions and references are, one a row: see :data:`TAKES`.
         two_classes: Whether it is defined for the class ids 0 and 1 only.
-        needs_variety: Whether it is not defined where what is right is the same number in all rows.
+        checks_references: Whether it is not defined for whatever may be right, as :meth:`check_references` has it.
     """
 
     key: ClassVar[str]
@@ -49,7 +49,7 @@ class OfflineMetric(evaluate.Metric):
     in_points: ClassVar[bool] = True
     takes: ClassVar[str] = "class"
     two_classes: ClassVar[bool] = False
-    needs_variety: ClassVar[bool] = False
+    checks_references: ClassVar[bool] = False
 
     def __init__(self, **kwargs: Any) -> None:
         # In memory: no file is written and locked for each call.
@@ -96,18 +96,12 @@ class OfflineMetric(evaluate.Metric):
             raise two_classes_only(cls.key, f"The data has {len(names)} classes.")
 
     @classmethod
-    def check_variety(cls, references: NDArray[Any]) -> None:
-        """Refuses rows of which all have the same number.
+    def check_references(cls, references: NDArray[Any]) -> None:
+        """Refuses rows on which it is not defined.
 
         Raises:
             RecipeError: with what to use for them.
         """
-        if np.ptp(references) == 0:
-            raise RecipeError(
-                f"The metric '{cls.key}' is not defined for numbers that never vary.",
-                f"It is {references[0]:g} in all {len(references)} rows that are to be scored.",
-                "Use mse, or score rows with other numbers.",
-            )
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
         """Returns the metric of one value per row, where :meth:`row_totals` do not make it. Shapes: ``[rows]``."""

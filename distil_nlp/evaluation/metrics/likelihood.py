@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distil_nlp.errors import RecipeError
 from distil_nlp.evaluation.bootstrap import RowTotals
 from distil_nlp.evaluation.metrics.base import OfflineMetric, metric
 
@@ -19,7 +20,18 @@ class LikelihoodMetric(OfflineMetric):
     """
 
     takes = "likelihood"
+    checks_references = True
     figure: int
+
+    @classmethod
+    def check_references(cls, references: NDArray[Any]) -> None:
+        """Refuses rows without a token to predict."""
+        if not np.any(references):
+            raise RecipeError(
+                f"The metric '{cls.key}' is about tokens that are predicted.",
+                f"The {len(references)} rows that are to be scored have none: they are too short, perhaps.",
+                "Score other rows, or more of them.",
+            )
 
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         """The figure and the number of tokens of each row."""

@@ -81,8 +81,8 @@ def compute_metrics(
                 f"Use {', '.join(suitable)}.",
             )
         METRICS[name].check_labels(label_names or ())
-        if references is not None and METRICS[name].needs_variety:
-            METRICS[name].check_variety(references())
+        if references is not None and METRICS[name].checks_references:
+            METRICS[name].check_references(references())
     loaded = {name: load_metric(name) for name in names}
     for name in [name for name in names if name not in METRICS]:
         _try(name, loaded[name], takes, label_names or (), headline=name == names[0])

@@ -8,18 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from distil_nlp.errors import RecipeError
 from distil_nlp.evaluation.bootstrap import RowTotals
 from distil_nlp.evaluation.metrics.base import OfflineMetric, mean_of_rows, metric
 
 _ROUNDING = 1e-12  # of a difference between two sums, relative to them
 
 
-@metric("pearson")
-class Pearson(OfflineMetric):
-    """The linear correlation of two columns of numbers; NaN where either never varies."""
+class Correlation(OfflineMetric):
+    """Of two columns of numbers; NaN where either never varies."""
 
     takes = "number"
-    needs_variety = True
+    checks_references = True
+
+    @classmethod
+    def check_references(cls, references: NDArray[Any]) -> None:
+        """Refuses rows of which all have the same number."""
+        if np.ptp(references) == 0:
+            raise RecipeError(
+                f"The metric '{cls.key}' is not defined for numbers that never vary.",
+                f"It is {references[0]:g} in all {len(references)} rows that are to be scored.",
+                "Use mse, or score rows with other numbers.",
+            )
+
+
+@metric("pearson")
+class Pearson(Correlation):
+    """The linear correlation of two columns of numbers; NaN where either never varies."""
 
     def row_totals(self, references: Any, predictions: Any) -> RowTotals:
         x, y = (np.asarray(values, dtype=np.float64) for values in (references, predictions))
@@ -37,11 +52,8 @@ class Pearson(OfflineMetric):
 
 
 @metric("spearman")
-class Spearman(OfflineMetric):
+class Spearman(Correlation):
     """The correlation of the ranks of two columns of numbers; NaN where either never varies."""
-
-    takes = "number"
-    needs_variety = True
 
     def score(self, references: NDArray[Any], predictions: NDArray[Any]) -> float:
         ranks = np.stack([rankdata(references), rankdata(predictions)])
