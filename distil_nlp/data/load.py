@@ -123,7 +123,7 @@ def _check_rows(splits: Mapping[str, Dataset], carved: list[str], dropped: Count
         if len(splits[name]) == 0:
             sizes = ", ".join(f"{split} {len(splits[split])}" for split in SPLITS)
             left_out = ", ".join(f"{count} with {reason}" for reason, count in dropped.items()) or "none"
-            fix = f"give `split: {{{name}: ...}}` a larger share" if carved else f"give the {name} file rows"
+            fix = f"give `split: {{{name}: ...}}` a larger share" if name in carved else f"give the {name} file rows"
             raise DataError(
                 f"The {name} split of '{dataset}' is empty.",
                 f"Rows: {sizes}; left out: {left_out}.",

@@ -205,7 +205,21 @@ def _read_files(files: list[Path], split: str, task: DataSettings, columns: Mapp
         )
     except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
         raise _malformed(files, error) from error
-    return _with_columns(rows, str(files[0]), columns)
+    rows = _with_columns(rows, str(files[0]), columns)
+    if builder == "json":
+        _check_dates(rows, str(files[0]), columns)
+    return rows
+
+
+def _check_dates(rows: Dataset, where: str, columns: Mapping[str, str]) -> None:
+    """Refuses texts that were read as points in time, as those are that are all written like 2020-03-01."""
+    for key, column in columns.items():
+        if "timestamp[" in str(rows.features[column]):
+            raise DataError(
+                f"The column '{column}' of '{where}' is to hold what stands there (`{key}`).",
+                "Its texts are all dates, which are read from JSON as points in time.",
+                "Save the rows as csv or parquet, where a text stays a text.",
+            )
 
 
 def _read_conll(files: list[Path], encoding: str, columns: Mapping[str, str]) -> Dataset:

@@ -318,6 +318,23 @@ def test_secret_test_labels_are_left_out(tmp_path: Path) -> None:
     assert summary.label_names == ["bad", "good"]
 
 
+def test_dates_are_no_texts_in_json(tmp_path: Path) -> None:
+    """pyarrow makes points in time of them, with which the way that they were written is gone."""
+    rows = [{"text": f"20{i:02}-03-01", "label": i % 2} for i in range(60)]
+    with pytest.raises(DataError, match=r"(?s)column 'text'.*all dates.*csv or parquet"):
+        load(write_jsonl(tmp_path / "rows.jsonl", rows))
+    lines = "".join(f"{row['text']},{row['label']}\n" for row in rows)
+    (tmp_path / "rows.csv").write_text("text,label\n" + lines)
+    assert set(load(tmp_path / "rows.csv").splits["train"]["text"]) <= {row["text"] for row in rows}
+
+
+def test_an_empty_split_of_the_data_is_not_one_to_make_larger(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows_of(60))
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "", "label": "good"}])
+    with pytest.raises(DataError, match="give the test file rows"):
+        load(tmp_path)
+
+
 def test_label_names_beside_the_files(tmp_path: Path) -> None:
     for start, name in enumerate(SPLITS):
         rows = [{"text": f"{name} {i}", "label": (i + start) % 2} for i in range(3)]
