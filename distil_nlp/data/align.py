@@ -56,9 +56,10 @@ def align_labels(teacher_config: PretrainedConfig, label_names: Sequence[str], *
         )
         fix = f"They are the same in another order. {how}, {own_head}."
     else:
+        more = set(ours) < set(theirs)  # and a class that no row fits cannot be in `classes`
         how = (
             f'by the recipe\'s `classes` (`classes: {{{teacher[0] if teacher else "name"}: "{data[0]}", ...}}`)'
-            if classes
+            if classes and not more
             else "as the label_names of a meta.json in the data's folder, which may have labels that no row has"
         )
         fix = f"Name the data's labels as the teacher does, in its order, {how}, {own_head}."

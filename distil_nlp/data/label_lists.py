@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, Sequence
 
 from distil_nlp.data.labels import class_names, is_missing
 from distil_nlp.errors import DataError, near_match
+from distil_nlp.signals import IGNORED
 
 _ENTITY = re.compile("[BIES]-.+")
 
@@ -23,7 +24,7 @@ def encode_label_lists(
     Lists of ``ClassLabel`` of the training rows keep their names, whole numbers of other splits are their ids, and
     names that they lack come after their own. Otherwise whole numbers are sorted by value, and other labels by code
     point; ``known_names`` names the numbers 0, 1, ... or gives the order of the others. White space around a label
-    does not count. Blank labels are left out, but not of ``tags``, one of which each word needs.
+    does not count. Blank labels are left out, but not of ``tags``, one of which each word needs (``-100`` is none).
 
     Args:
         splits: The rows, by split.
@@ -96,10 +97,10 @@ def _lists(rows: Dataset, split: str, column: str, key: str, known: list[str] | 
                 f"Its type is {rows.features[column]}; row {row + 1} of {split} has {labels!r}.",
                 f"Name the right column as `{key}`.",
             )
-        if key == "tags" and any(map(is_missing, labels or ())):
+        if key == "tags" and any(is_missing(label) or label == IGNORED for label in labels or ()):
             raise DataError(
                 f"Each word needs a tag in the column '{column}'.",
-                f"Row {row + 1} of {split} has {labels!r}, one of which is blank.",
+                f"Row {row + 1} of {split} has {labels!r}, one of which is none.",
                 "Tag the word (as `O`, say), or leave out the row.",
             )
     return [labels and [_name(label, names) for label in labels if not is_missing(label)] for labels in found]

@@ -96,6 +96,8 @@ def test_labels_of_lists_are_stripped_and_blank_ones_left_out() -> None:
 def test_a_blank_tag_is_refused() -> None:
     with pytest.raises(DataError, match=r"(?s)Each word needs a tag.*Row 2 of test has \['a', ' '\]"):
         lists(column([["a", "b"]]), column([["b"], ["a", " "]]), "tags")
+    with pytest.raises(DataError, match=r"Row 1 of test has \[-100, 1\]"):
+        lists(column([[0, 1]]), column([[-100, 1]]), "tags")
     assert lists(column([["a ", "b"]]), column([["b"]]), "tags") == (["a", "b"], [[0, 1]], [[1]])
 
 
