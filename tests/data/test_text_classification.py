@@ -116,6 +116,16 @@ def test_a_teacher_must_beat_the_commonest_label() -> None:
     assert TASK.weakness(right, rows) is None
 
 
+def test_a_teacher_of_rare_classes_may_be_right_less_often() -> None:
+    labels = np.repeat([0, 1], [190, 10])
+    finds = np.concatenate([np.repeat([0, 1], [180, 10]), np.ones(10, dtype=int)])  # all of them, and as many others
+    guesses = np.roll(labels, 50)
+    for given, weak in [(finds, False), (guesses, True), (1 - finds, True)]:
+        said = TASK.weakness(Lists(np.eye(2)[given], np.ones(200, dtype=int)), Dataset.from_dict({"labels": labels}))
+        assert (said is not None) == weak
+    assert (finds == labels).mean() == 0.95  # which always giving the commonest label has, too
+
+
 # A whole use of it; what it prints names the files that datasets caches.
 TOKENIZE = """
 import sys, datasets

@@ -143,6 +143,8 @@ def test_a_teacher_must_know_more_than_the_commonest_tag(tokenizer: PreTrainedTo
     counts = np.array([3, 2, 3])
     for given, weak in [(np.zeros(8, int), True), (np.full(8, 2), False), (np.where(np.array(right) == 0, 1, 0), True)]:
         assert (make_task().weakness(Lists(np.eye(3)[given], counts), rows) is not None) == weak
+    plain = rows.map(lambda row: {"labels": [min(label, 0) for label in row["labels"]]})
+    assert make_task().weakness(Lists(np.eye(3)[np.ones(8, int)], counts), plain) is None  # nothing can be told
 
 
 def test_a_slow_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

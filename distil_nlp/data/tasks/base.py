@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distil_nlp.data.align import align_labels
 from distil_nlp.data.batches import Lists
 from distil_nlp.data.read import RawData
+from distil_nlp.data.split import SPLITS
 from distil_nlp.data.texts import text_column
 from distil_nlp.registry import Registry
 from distil_nlp.signals import IGNORED as IGNORED  # the label that does not count
 
+logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 Forward = Callable[[Mapping[str, Array]], Mapping[str, Any]]
 
@@ -84,7 +87,19 @@ class Task(ABC):
         Raises:
             DataError: for columns that do not hold what they should.
         """
+        self.leave_out_secret(raw)
         return {name: self.clean_rows(rows, dropped) for name, rows in raw.splits.items()}
+
+    def leave_out_secret(self, raw: RawData) -> None:
+        """Takes out validation and test splits of which no row says what is right: some sets keep it to themselves."""
+        for name in [name for name in SPLITS[1:] if name in raw.splits]:
+            if len(raw.splits[name]) and self.says_nothing(raw.splits[name], raw):
+                logger.warning("The %s rows do not say what is right and are left out.", name)
+                del raw.splits[name]
+
+    def says_nothing(self, rows: Dataset, raw: RawData) -> bool:
+        """Whether no row of a split, as found, says what is right, where rows are to say it."""
+        return False
 
     def clean_rows(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
         """What :meth:`clean` makes of one split, where others have no say in it: here :meth:`clean_texts`."""

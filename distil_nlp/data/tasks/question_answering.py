@@ -15,6 +15,7 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 from distil_nlp.data.align import check_fast
 from distil_nlp.data.batches import Lists, map_texts
 from distil_nlp.data.collate import OnlyColumns, PadRight
+from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import TASKS, Array, Task
 from distil_nlp.data.texts import text_column
 from distil_nlp.errors import DataError
@@ -53,6 +54,10 @@ class QuestionAnswering(Task):
     keys = ("question", "context", "answers")
     metrics = ("squad_f1", "exact_match")
     predicts = "answer"
+
+    def says_nothing(self, rows: Dataset, raw: RawData) -> bool:
+        """No question has an answer."""
+        return not any(self._answers(rows))
 
     def clean_rows(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
         """Those with ``question``, ``context`` and ``answers``, of which each stands where ``answer_start`` says."""

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from distil_nlp.data.batches import Lists, list_batches, list_counts, map_texts
+from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import TASKS, Array, Forward, Predictor
 from distil_nlp.data.tasks.language_modeling import LanguageModeling
 from distil_nlp.data.teacher_targets import TargetFile, with_teacher_targets
@@ -49,6 +50,10 @@ class Text2TextGeneration(LanguageModeling):
     def lengths(self) -> dict[str, int]:
         """Of sources and targets."""
         return {**super().lengths, "max_target_length": self.settings.max_target_length}
+
+    def says_nothing(self, rows: Dataset, raw: RawData) -> bool:
+        """All targets are empty."""
+        return not any(text_column(rows, "target", self.settings))
 
     def clean_rows(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
         """Those with ``source`` and ``target``."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 from numpy.typing import NDArray
+from sklearn.metrics import matthews_corrcoef
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -25,7 +26,6 @@ from distil_nlp.data.groups import group_ids, refuse_single_rows
 from distil_nlp.data.label_lists import encode_label_lists, numbers, refuse_ones_and_zeros
 from distil_nlp.data.labels import NO_CLASS, NO_LABEL, encode_labels, is_missing, is_secret
 from distil_nlp.data.read import RawData
-from distil_nlp.data.split import SPLITS
 from distil_nlp.data.tasks.base import TASKS, Array, Task
 from distil_nlp.data.texts import text_column
 from distil_nlp.errors import DataError, ModelError
@@ -75,24 +75,20 @@ class TextClassification(Task):
 
     def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
         """Rows with ``text``, ``text_pair`` for pairs, ``label``, and the number of their ``group`` if it is named."""
-        self._leave_out_unlabelled_splits(raw)
+        self.leave_out_secret(raw)
         labels, feature = self._labels(raw)
         splits = {name: self._clean(rows, labels[name], feature, dropped) for name, rows in raw.splits.items()}
         if self.settings.group is not None:
             refuse_single_rows(splits["train"]["group"][:], self.settings.group)
         return splits
 
-    def _leave_out_unlabelled_splits(self, raw: RawData) -> None:
-        """Some sets come with a test split whose labels are kept secret."""
+    def says_nothing(self, rows: Dataset, raw: RawData) -> bool:
+        """All labels are missing, or -1 where that is no class of the training rows, or lists of none."""
         label, known = self.settings.label, raw.splits["train"]
         trained = [value for value in known[label][:] if not is_missing(value)]
         a_class = not isinstance(known.features[label], ClassLabel) and any(map(is_secret, trained))
-        for name in [name for name in SPLITS[1:] if name in raw.splits]:
-            values = raw.splits[name][label][:]
-            none = is_missing if a_class and not self._is_number else is_secret
-            if values and all(map(none, values)):
-                logger.warning("The %s rows have no labels and are left out.", name)
-                del raw.splits[name]
+        none = is_missing if a_class and not self._is_number else is_secret
+        return all(none(value) or value == [] for value in rows[label][:])
 
     def _labels(self, raw: RawData) -> tuple[dict[str, list[Any]], Any]:
         """The label of each row by split, and their type."""
@@ -253,8 +249,11 @@ class TextClassification(Task):
             better = f"always giving the same commonest ones would have {best:.3f}"
             return None if score > best else f"{where} the F1 of its labels is {score:.3f}; {better}."
         share, majority = (given == right).mean(), np.bincount(right).max() / len(right)
+        correlation = matthews_corrcoef(right, given)
+        if share > majority or correlation > 2 / math.sqrt(len(right)):  # by chance in one case of forty
+            return None
         better = f"always giving the commonest label would be right in {majority:.3f}"
-        return None if share > majority else f"{where} it is right in {share:.3f}; {better}."
+        return f"{where} it is right in {share:.3f}; {better} (its Matthews correlation is {correlation:.3f})."
 
 
 def _best_constant_f1(right: NDArray[Any]) -> float:

@@ -17,6 +17,7 @@ from distil_nlp.data.align import check_fast
 from distil_nlp.data.batches import Lists, list_batches, map_texts
 from distil_nlp.data.chat import chat_text, check_template, conversations, encode_chat, has_answer
 from distil_nlp.data.collate import PadTokenLabels
+from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks.base import IGNORED, TASKS, Array
 from distil_nlp.data.tasks.language_modeling import LanguageModeling
 from distil_nlp.data.texts import text_column
@@ -36,6 +37,10 @@ class TextGeneration(LanguageModeling):
     keys = ("text", "prompt", "completion", "messages")
     metrics = ("perplexity", "next_token_accuracy")
     shift = 1
+
+    def says_nothing(self, rows: Dataset, raw: RawData) -> bool:
+        """All completions are empty."""
+        return self.settings.completion is not None and not any(text_column(rows, "completion", self.settings))
 
     def clean_rows(self, rows: Dataset, dropped: Counter[str]) -> Dataset:
         """Those with ``text``, or ``prompt`` and ``completion``, or ``messages``."""

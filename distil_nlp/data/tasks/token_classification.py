@@ -44,8 +44,15 @@ class TokenClassification(Task):
 
     def clean(self, raw: RawData, dropped: Counter[str]) -> dict[str, Dataset]:
         """Rows with ``tokens`` and ``tags``, lists of like length."""
+        self.leave_out_secret(raw)
         tags, feature = encode_label_lists(raw.splits, self.settings.tags, key="tags", known_names=raw.label_names)
         return {name: self._clean(rows, tags[name], feature, dropped) for name, rows in raw.splits.items()}
+
+    def says_nothing(self, rows: Dataset, raw: RawData) -> bool:
+        """All words have the tag of what is no entity, or none."""
+        names = raw.label_names or getattr(getattr(rows.features[self.settings.tags], "feature", None), "names", [])
+        nothing = {"O", -1, -100, *(number for number, name in enumerate(names) if name == "O")}
+        return all(tag in nothing for tags in rows[self.settings.tags][:] for tag in tags or ())
 
     def _clean(self, rows: Dataset, tags: list[list[int] | None], feature: Sequence, dropped: Counter[str]) -> Dataset:
         kept = []
@@ -140,6 +147,8 @@ class TokenClassification(Task):
         """It never gives a right tag but the commonest."""
         right = np.concatenate([labels.values[labels.values != IGNORED] for labels in list_batches(rows, "labels")])
         given, majority = outputs.values.argmax(-1), np.bincount(right).argmax()
+        if (right == majority).all():  # so that nothing can be told
+            return None
         if ((given == right) & (right != majority)).any():
             return None
         return f"On {len(right)} words of validation rows it gives no right tag but the commonest one."
