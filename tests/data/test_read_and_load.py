@@ -13,8 +13,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
+from distil_nlp.data.formats import check_encoding
 from distil_nlp.data.load import TaskData, load_task_data
-from distil_nlp.data.read import check_encoding
 from distil_nlp.data.split import SPLITS, assign_splits, content_key, text_key
 from distil_nlp.data.tasks import TextClassification
 from distil_nlp.errors import DataError, RecipeError

@@ -75,5 +75,11 @@ def test_what_is_well_quoted_is_read_as_it_was(
     assert csv.field_size_limit() == limit
 
 
+@pytest.mark.parametrize("header", ["text,label", '"text","label"'])
+def test_a_mark_of_utf_8_in_front(tmp_path: Path, header: str) -> None:
+    """As spreadsheets write it."""
+    assert rows_of(tmp_path / "a.csv", f"\ufeff{header}\na,b\n") == [("a", "b")]
+
+
 def test_short_rows_and_blank_lines_are_read_as_they_were(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "a.csv", "text,label\r\n\r\none\r\ntwo,1\r\n") == [("one", ""), ("two", "1")]
