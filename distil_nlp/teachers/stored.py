@@ -59,6 +59,7 @@ class StoredTeacher:
     Attributes:
         expected_rows: Number of rows that will be asked for, if known: then a size beyond the budget, or the disk, is
             refused at the first batch.
+        live: The teacher behind it, once that is loaded.
 
     Raises:
         ModelError: for what cannot be stored so.
@@ -83,7 +84,7 @@ class StoredTeacher:
         self.folder, self.top_k, self.dtype, self.budget_mb = Path(folder), top_k, dtype, budget_mb
         self.expected_rows: int | None = None
         self._fingerprint, self._load = fingerprint, teacher
-        self._live: Teacher | None = None
+        self.live: Teacher | None = None
         known = None
         if _is_function(teacher) and fingerprint is not None:
             known = next((d for _, d in descriptions(self.folder) if d.teacher == fingerprint), None)
@@ -140,9 +141,7 @@ class StoredTeacher:
 
     def fingerprint(self) -> str:
         """What tells this teacher from any other."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint_of(self._loaded())
-        return self._fingerprint
+        return self._fingerprint or fingerprint_of(self._loaded())
 
     def flush(self) -> None:
         """Writes what waits in memory; called when training ends, however it ends."""
@@ -234,9 +233,9 @@ class StoredTeacher:
     # ---- the teacher behind it ----
 
     def _loaded(self) -> Teacher:
-        if self._live is None:
-            self._live = as_teacher(cast(Source, self._load() if _is_function(self._load) else self._load))
-        return self._live
+        if self.live is None:
+            self.live = as_teacher(cast(Source, self._load() if _is_function(self._load) else self._load))
+        return self.live
 
 
 def _is_function(teacher: Any) -> TypeGuard[Callable[[], Source]]:

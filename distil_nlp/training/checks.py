@@ -9,14 +9,15 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
-from distil_nlp.blocks import find_blocks, inner_model
+from distil_nlp.blocks import find_blocks, inner_model, prediction_item
+from distil_nlp.data.align import fit_padding
 from distil_nlp.data.writing import unset_ignored
 from distil_nlp.errors import ModelError, TrainingError
 from distil_nlp.functional.divergence import one_vocabulary
 from distil_nlp.label_names import as_compared
 from distil_nlp.objectives import LogitsObjective, Objective, TaskLoss
 from distil_nlp.signals import Needs, Shape
-from distil_nlp.teachers import EnsembleTeacher, ModelTeacher, Teacher
+from distil_nlp.teachers import EnsembleTeacher, ModelTeacher, StoredTeacher, Teacher
 from distil_nlp.teachers.model import label_names
 
 _EXAMPLE = "Give e.g. objectives=[TaskLoss(weight=0.5), LogitsKL(weight=0.5, temperature=4.0)]."
@@ -125,6 +126,20 @@ def _models(teacher: Any) -> Iterator[nn.Module]:
     elif isinstance(teacher, list | tuple | EnsembleTeacher):
         for each in teacher.members if isinstance(teacher, EnsembleTeacher) else teacher:
             yield from _models(each)
+    elif isinstance(teacher, StoredTeacher):
+        yield from _models(teacher.live)
+
+
+def fit_teachers(teacher: Teacher | None, tokenizer: Any) -> None:
+    """Names the padding of the student's batches in teachers that classify: decoders read the last token before it.
+
+    transformers does so in the student, when it is trained.
+    """
+    padded = getattr(tokenizer, "pad_token_id", None) is not None
+    for model in _models(teacher):
+        if padded and prediction_item(model) == "example":  # type: ignore[arg-type]
+            config: Any = model.config
+            fit_padding(config.get_text_config(), tokenizer)
 
 
 def check_inside(student: Any, item: str | None, needs: Needs) -> None:

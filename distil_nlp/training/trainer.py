@@ -25,6 +25,7 @@ from distil_nlp.training.checks import (
     check_labels,
     check_models,
     checked_objectives,
+    fit_teachers,
     make_savable,
     refuse_non_finite,
     train_ends,
@@ -83,6 +84,7 @@ class DistillationTrainer(BatchTrainer):
             config.use_cache = cached
         self.eval_collator = eval_collator
         self.teacher = None if teacher is None else as_teacher(teacher)
+        fit_teachers(self.teacher, self.processing_class or getattr(self.data_collator, "tokenizer", None))
         check_arguments(self.args, self)
         self.objectives = nn.ModuleList(
             checked_objectives(objectives, self.teacher, label_smoothing=self.args.label_smoothing_factor)

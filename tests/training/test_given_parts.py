@@ -1,14 +1,17 @@
-"""What a trainer is given: students, objectives and optimizers of all kinds."""
+"""What a trainer is given: students, teachers, objectives and optimizers of all kinds."""
 
 import pytest
 import torch
 from test_as_in_transformers import check_sums, trainer_of
 from test_trainer import NO_DROPOUT, collate, rows
-from tiny_models import tiny_model
-from transformers import TrainingArguments
+from tiny_models import batch, tiny_model
+from tiny_run import build_tokenizer
+from transformers import DataCollatorWithPadding, TrainingArguments
 
 from distil_nlp.errors import ModelError, RecipeError
 from distil_nlp.objectives import Attentions, HiddenStates, LogitsKL, TaskLoss
+from distil_nlp.signals import Needs
+from distil_nlp.teachers import EnsembleTeacher, StoredTeacher
 from distil_nlp.training import DistillationTrainer, GradNorm, Linear, ScheduleCallback
 
 
@@ -102,3 +105,25 @@ def test_virtual_tokens_are_refused_where_tokens_are_compared(tmp_path):
     trainer = trainer_of(tmp_path, [LogitsKL()], student=prompted("example"), max_steps=1)
     trainer.train()
     check_sums(trainer)
+
+
+@pytest.mark.parametrize(
+    ("named", "given"),
+    [
+        (7, {"processing_class": build_tokenizer()}),
+        (None, {"data_collator": DataCollatorWithPadding(build_tokenizer())}),
+    ],
+    ids=["another", "none"],
+)
+@pytest.mark.parametrize("kind", ["model", "stored", "ensemble"])
+def test_a_teacher_reads_the_last_token_before_the_padding_that_rows_get(tmp_path, named, given, kind):
+    model, made, needs = tiny_model("llama", pad_token_id=named), batch(), Needs(logits=True)
+    valid = zip(made["input_ids"], made["attention_mask"].bool(), strict=True)
+    alone = torch.cat([model(ids[mask][None]).logits for ids, mask in valid])
+    teacher = model if kind == "model" else StoredTeacher(model, tmp_path)
+    if kind == "stored" and named is not None:  # rows that are stored already, but read by other padding
+        teacher.fill(range(4), lambda rows: {name: value[rows] for name, value in made.items()}, needs=needs)
+    teacher = EnsembleTeacher([teacher]) if kind == "ensemble" else teacher
+    trainer = trainer_of(tmp_path, [LogitsKL()], teacher=teacher, given=given)
+    found, expected = (logits.log_softmax(-1) for logits in (trainer.teacher(made, needs).logits, alone))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
