@@ -151,6 +151,7 @@ def describe(model: PreTrainedModel) -> Shape:
     problem = config.problem_type if item == "example" else None
     if item == "example" and config.num_labels == 1:
         problem = REGRESSION
+    kept, kept_of = (getattr(model.config, name, None) for name in ("kept_layers", "kept_layers_of"))
     return Shape(
         num_layers=config.num_hidden_layers,
         width=config.hidden_size,
@@ -160,7 +161,7 @@ def describe(model: PreTrainedModel) -> Shape:
         problem=None if problem == "single_label_classification" else problem,
         attention_inputs=observes_inputs(model),
         attention_width=_attention_width(config),
-        kept_layers=getattr(model.config, "kept_layers", None),
+        kept_layers=(kept, kept_of) if kept and kept_of and len(kept) == config.num_hidden_layers else None,
     )
 
 

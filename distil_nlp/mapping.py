@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Union
 
 from distil_nlp.errors import ModelError, RecipeError, near_match
+from distil_nlp.signals import Shape
 
 LayerPairs = list[tuple[int, int]]
 MappingSpec = Union[str, Mapping[int, int], Sequence[Sequence[int]], "LayerMapping"]
 
+_KEPT = "The 'kept' layer mapping gives each student block the teacher block that it was made from."
 STRATEGIES = ("uniform", "first", "last", "skip", "kept", "cka", "attention", "emd")
 WEIGHTED = frozenset({"attention", "emd"})  # pair all with all, and learn how much each pair counts
 
@@ -26,7 +28,7 @@ class LayerMapping:
       depths divide it is ``uniform``; where not, the teacher's uppermost blocks are left out.
     - ``"kept"``: student block i follows the teacher block that it was made from, by the ``kept_layers`` that
       :func:`~distil_nlp.students.build_student` notes in the student's configuration. For students whose blocks are not
-      at even distances.
+      at even distances. The teacher may be any model on the way from the first one to the student.
     - ``"cka"``: chosen for two given models by how alike their hidden states are, before training starts
       (:func:`distil_nlp.training.choose_layers`); the choice is explicit pairs.
     - ``"attention"``, ``"emd"``: every student block follows every teacher block, and how much each pair counts is
@@ -129,10 +131,32 @@ def uniform_layers(count: int, total: int) -> list[int]:
     return [(2 * i * total + count) // (2 * count) for i in range(1, count + 1)]
 
 
+def kept_in(student: Shape, teacher: Shape) -> list[int] | None:
+    """From which block of a teacher each of a student's was made, where both may be made from one model.
+
+    Returns:
+        The teacher's blocks, numbered from 1; None if the student's configuration does not say.
+
+    Raises:
+        ModelError: if the student was made from another model, or from blocks that the teacher lacks.
+    """
+    if student.kept_layers is None:
+        return None
+    ours, total = student.kept_layers
+    theirs, teacher_total = teacher.kept_layers or (range(1, teacher.num_layers + 1), teacher.num_layers)
+    if total != teacher_total or not set(ours) <= set(theirs):
+        raise ModelError(
+            _KEPT,
+            f"The student has {list(ours)} of a model's {total} blocks, the teacher {list(theirs)} of {teacher_total}.",
+            "Give the teacher that it was made from, or the pairs explicitly, as {student: teacher}.",
+        )
+    return [theirs.index(block) + 1 for block in ours]
+
+
 def _kept(student_layers: int, kept_layers: Sequence[int] | None) -> LayerPairs:
     if kept_layers is None or len(kept_layers) != student_layers:
         raise ModelError(
-            "The 'kept' layer mapping gives each student block the teacher block that it was made from.",
+            _KEPT,
             f"The student has {student_layers} blocks, and its configuration "
             + ("does not say from which they were made." if kept_layers is None else f"says it of {len(kept_layers)}."),
             "Make it with distil_nlp.build_student, or give the pairs explicitly, as {student: teacher}.",

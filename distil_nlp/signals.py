@@ -161,7 +161,7 @@ class Shape:
         problem: ``regression``, ``multi_label_classification`` or None for one class out of many.
         attention_inputs: Whether queries, keys and values can be captured; finished maps only if not.
         attention_width: Heads times the width of one; None where the configuration does not give one number.
-        kept_layers: From which block of its teacher each block was made, numbered from 1; None where that is not known.
+        kept_layers: From which blocks, numbered from 1, of how many its own were made; None where that is not known.
     """
 
     num_layers: int
@@ -172,7 +172,7 @@ class Shape:
     problem: str | None = None
     attention_inputs: bool = True
     attention_width: int | None = None
-    kept_layers: Sequence[int] | None = None
+    kept_layers: tuple[Sequence[int], int] | None = None
 
 
 def valid_tokens(batch: Batch) -> Tensor:

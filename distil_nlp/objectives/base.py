@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distil_nlp.errors import ModelError, RecipeError
 from distil_nlp.functional.reduce import mean_over
 from distil_nlp.layer_weights import LAYER_WEIGHTS, LayerWeights, Reduce
-from distil_nlp.mapping import LayerMapping, LayerPairs, MappingSpec
+from distil_nlp.mapping import LayerMapping, LayerPairs, MappingSpec, kept_in
 from distil_nlp.registry import Registry
 from distil_nlp.signals import Batch, Needs, Shape, Signals
 
@@ -134,7 +134,8 @@ class LayerObjective(Objective):
     def bind(self, student: Shape, teacher: Shape | None) -> None:
         if teacher is None:
             raise ModelError(f"{self.name} follows a teacher's layers.", "There is no teacher.", "Give one.")
-        self.pairs = self.mapping.resolve(student.num_layers, teacher.num_layers, student.kept_layers)
+        kept = kept_in(student, teacher) if self.mapping.spec == "kept" else None
+        self.pairs = self.mapping.resolve(student.num_layers, teacher.num_layers, kept)
         if self.layer_weights is None and self.mapping.weighted:
             self.layer_weights = LAYER_WEIGHTS[str(self.mapping.spec)](student, teacher)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from distil_nlp.blocks import find_stacks
+from distil_nlp.blocks import describe, find_stacks
 from distil_nlp.errors import ModelError
 from distil_nlp.signals import Batch
 from distil_nlp.students.choice import Layers, choose_blocks
@@ -33,8 +33,9 @@ def build_student(
 
     Embeddings, the kept blocks and the head are copied. The student is an ordinary model of the teacher's class, in
     float32, with a configuration of its own: ``from_pretrained`` loads what ``save_pretrained`` wrote. What is
-    not given stays as it is in the teacher. Which blocks were kept is noted as ``config.kept_layers``, for the layer
-    mapping ``"kept"``.
+    not given stays as it is in the teacher. Which blocks were kept, and of how many, is noted as
+    ``config.kept_layers`` and ``config.kept_layers_of``, for the layer mapping ``"kept"``; of a teacher that is a
+    student itself, these are blocks of the model that it was made from.
 
     Models whose attention goes through ``transformers.AttentionInterface`` can be narrower (BERT, RoBERTa, DistilBERT,
     ELECTRA, ALBERT, ModernBERT, GPT-2, Llama and its like); of others, ``intermediate_size`` alone can be smaller.
@@ -90,7 +91,9 @@ def build_student(
     student = shallower(student, kept) if deep else student
     [(field, blocks), *others] = find_stacks(teacher).items()
     if not others:  # of two stacks hidden states are not matched
-        student.config.kept_layers = kept.get(field, list(range(1, blocks.num_layers + 1)))
+        every = range(1, blocks.num_layers + 1)
+        first, student.config.kept_layers_of = describe(teacher).kept_layers or (every, len(every))
+        student.config.kept_layers = [first[block - 1] for block in kept.get(field, every)]
     return student
 
 

@@ -27,6 +27,7 @@ _BESIDE_THE_POINT = (
     "label2id",
     "problem_type",
     "kept_layers",
+    "kept_layers_of",
 )
 
 

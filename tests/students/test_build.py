@@ -113,10 +113,36 @@ def test_numpys_whole_numbers_are_numbers(tmp_path):
 )
 def test_which_blocks_were_kept_is_known_when_it_is_loaded(asked, kept, tmp_path):
     teacher = tiny_model(num_hidden_layers=6)
-    teacher.config.kept_layers = [2, 4, 6, 8, 10, 12]  # a student itself
     build_student(teacher, **asked).save_pretrained(tmp_path)
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert student.config.kept_layers == kept
+    assert (student.config.kept_layers, student.config.kept_layers_of) == (kept, 6)
+    assert kept_pairs(student, teacher) == list(enumerate(kept, start=1))
+
+
+def kept_pairs(student, teacher):
     objective = HiddenStates(mapping="kept")
     objective.bind(describe(student), describe(teacher))
-    assert objective.pairs == list(enumerate(kept, start=1))
+    return objective.pairs
+
+
+def test_of_a_students_student_the_first_teachers_blocks_are_known():
+    first = tiny_model(num_hidden_layers=6)
+    between = build_student(first, layers=[2, 4, 5])
+    narrow, shallow = build_student(between, intermediate_size=20), build_student(between, layers=[1, 3])
+    assert kept_pairs(narrow, first) == [(1, 2), (2, 4), (3, 5)]
+    assert kept_pairs(narrow, between) == [(1, 1), (2, 2), (3, 3)]
+    assert kept_pairs(shallow, first) == [(1, 2), (2, 5)]
+    assert kept_pairs(shallow, between) == [(1, 1), (2, 3)]
+    for other in (
+        tiny_model(num_hidden_layers=7),
+        tiny_model(num_hidden_layers=3),
+        build_student(first, layers=[2, 4]),
+    ):
+        with pytest.raises(ModelError, match=r"(?s)\[2, 5\] of a model's 6 blocks.*Give the teacher that"):
+            kept_pairs(shallow, other)
+
+
+def test_of_a_teacher_whose_blocks_are_others_by_now_its_own_count():
+    teacher = build_student(tiny_model(num_hidden_layers=6), layers=[2, 4, 5, 6])
+    teacher.config.kept_layers = [2, 4, 6]
+    assert kept_pairs(build_student(teacher, layers=[1, 4]), teacher) == [(1, 1), (2, 4)]
