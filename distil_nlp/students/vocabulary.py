@@ -84,14 +84,15 @@ def trim_vocabulary(
         keep: More tokens to keep, as the tokenizer writes them.
 
     Raises:
-        ModelError: for a slow tokenizer, one that is not WordPiece, BPE or Unigram, tokens in ``keep`` that it does not
-            have, a ``max_size`` below what is always kept, or a model whose embeddings cannot be trimmed.
+        ModelError: for a slow tokenizer, one that is not WordPiece, BPE or Unigram, one that is loaded without what was
+            set in memory, tokens in ``keep`` that it does not have, a ``max_size`` below what is always kept, or a
+            model whose embeddings cannot be trimmed.
         DataError: if there is no text.
     """
     specification, vocabulary = _specification(tokenizer), tokenizer.get_vocab()
     _check_fits(model, vocabulary)
     named = _known(keep, vocabulary)
-    counts, pieces = _count(tokenizer, specification, texts)
+    counts, pieces, sample = _count(tokenizer, specification, texts)
     required = _always_kept(model, tokenizer, specification, counts)
     required |= {vocabulary[token] for token in pieces | named}
     kept = _choose(specification, counts, required, min_count=min_count, max_size=max_size)
@@ -99,7 +100,7 @@ def trim_vocabulary(
     kept.sort(key=lambda index: (index not in known, index))  # rows that the tokenizer has no token for come last
     return TrimmedVocabulary(
         model=trimmed_model(model, kept),
-        tokenizer=_trimmed_tokenizer(tokenizer, specification, kept),
+        tokenizer=_trimmed_tokenizer(tokenizer, specification, kept, sample),
         kept=kept,
         coverage=sum(counts[index] for index in kept) / sum(counts.values()),
         old_tokens=embedding_rows(model),
@@ -131,12 +132,14 @@ def _check_fits(model: PreTrainedModel, vocabulary: dict[str, int]) -> None:
 
 def _count(
     tokenizer: PreTrainedTokenizerBase, specification: Specification, texts: Iterable[Text]
-) -> tuple[Counter[int], set[str]]:
-    """How often each id occurs in the corpus; and the pieces that WordPiece finds in words that are unknown to it."""
+) -> tuple[Counter[int], set[str], list[Text]]:
+    """How often each id occurs in the corpus; the pieces that WordPiece finds in words unknown to it; some texts."""
     counts: Counter[int] = Counter()
     pieces: set[str] = set()
+    sample: list[Text] = []
     model = specification["model"]
     for batch, words in _batches(texts):
+        sample += batch[: 100 - len(sample)]
         encoded = tokenizer(
             batch, add_special_tokens=False, truncation=False, padding=False, verbose=False, is_split_into_words=words
         )
@@ -151,7 +154,7 @@ def _count(
             "It is one text, whose letters are no texts." if isinstance(texts, str) else "It has no token.",
             "Give a list of texts, such as those of the training data.",
         )
-    return counts, pieces
+    return counts, pieces, sample
 
 
 def _batches(texts: Iterable[Text]) -> Iterator[tuple[list[Text], bool]]:
@@ -217,9 +220,12 @@ def _choose(
 
 
 def _trimmed_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, specification: Specification, kept: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase, specification: Specification, kept: Sequence[int], sample: Sequence[Text]
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer as it will be loaded, which is therefore saved and loaded once."""
+    """The tokenizer as it will be loaded, which is therefore saved and loaded once.
+
+    Some classes make all but the tokens anew then, without what was set in memory.
+    """
     new_ids = {old: new for new, old in enumerate(kept)}
     made: Any = copy.deepcopy(tokenizer)
     made._tokenizer = Tokenizer.from_str(json.dumps(trimmed(specification, new_ids)))
@@ -228,10 +234,17 @@ def _trimmed_tokenizer(
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     loaded.name_or_path = loaded.init_kwargs["name_or_path"] = tokenizer.name_or_path  # datasets hashes it
     expected = {token: new_ids[index] for token, index in tokenizer.get_vocab().items() if index in new_ids}
-    if loaded.get_vocab() != expected or type(loaded) is not type(tokenizer):
+    same = loaded.get_vocab() == expected and type(loaded) is type(tokenizer)
+    if not same or _cut(loaded, sample) != _cut(made, sample):
         raise ModelError(
             "The vocabulary of a tokenizer is to be trimmed.",
             f"A {type(tokenizer).__name__} with other tokens is not the same once it was saved and loaded.",
             "Save and load the tokenizer first, and trim what was loaded.",
         )
     return loaded
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text]) -> list[Any]:
+    """The ids of texts with what is put around them, and of an empty pair."""
+    batches = [tokenizer(batch, is_split_into_words=words, verbose=False) for batch, words in _batches(texts)]
+    return [tokenizer("", "")["input_ids"], *(batch["input_ids"] for batch in batches)]

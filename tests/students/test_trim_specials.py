@@ -4,7 +4,7 @@ import json
 
 import pytest
 from tiny_models import tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
@@ -14,6 +14,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
+from distil_nlp.errors import ModelError
 from distil_nlp.students import trim_vocabulary
 
 TEXTS = ["x y", "y"]
@@ -91,3 +92,26 @@ def test_classes_that_build_their_tokenizer_themselves(kind, tmp_path):
                 assert trimmed.kept[getattr(new, f"{name}_id")] == getattr(old, f"{name}_id")
         unknown = json.loads(new.backend_tokenizer.to_str())["model"].get("unk_id")
         assert unknown in (None, new.unk_token_id)
+
+
+@pytest.mark.parametrize(
+    ("part", "own"),
+    [
+        ("normalizer", normalizers.Replace("film", "good")),
+        ("pre_tokenizer", pre_tokenizers.CharDelimiterSplit("a")),
+        ("post_processor", template(("film", 6), ("good", 7))),
+    ],
+)
+@pytest.mark.parametrize("drop", [{}, {"min_count": 2}])
+def test_what_such_a_class_does_not_keep_of_a_tokenizer_in_memory_is_refused(part, own, drop):
+    old = BertTokenizer(
+        vocab={
+            token: at
+            for at, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "good", "bad"])
+        }
+    )
+    model = tiny_model("bert", "masked", vocab_size=len(old))
+    trim_vocabulary(model, old, CORPUS, **drop)
+    setattr(old.backend_tokenizer, part, own)
+    with pytest.raises(ModelError, match="Save and load the tokenizer first"):
+        trim_vocabulary(model, old, CORPUS, **drop)
