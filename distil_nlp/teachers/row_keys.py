@@ -29,7 +29,7 @@ class Rows:
         counts: Number of tokens from there to the last that is not padding.
         width: Tokens of the padded batch.
         items: ``[batch, tokens]``, which positions make a prediction that counts; None where that does not matter.
-        decodes: Whether the teacher is an encoder-decoder, whose predictions are at the target's tokens.
+        decodes: Whether the teacher is an encoder-decoder whose predictions are at the target's tokens.
     """
 
     keys: list[bytes]
@@ -60,7 +60,7 @@ def rows_of(batch: Batch, input_names: Collection[str], *, item: str | None, by_
     Raises:
         DataError: if padding is to make a prediction.
     """
-    mask, decodes = valid_tokens(batch), "decoder_input_ids" in input_names
+    mask, decodes = valid_tokens(batch), item == "token" and "decoder_input_ids" in input_names
     valid: NDArray[np.bool_] = mask.cpu().numpy()
     width = valid.shape[1]
     first, ends = valid.argmax(1).tolist(), (width - valid[:, ::-1].argmax(1)).tolist()

@@ -210,7 +210,8 @@ class StoredTeacher:
                 "Leave it out: all of them take little space, or are needed.",
             )
         # An encoder-decoder's predictions are at its target's tokens, so they are stored by item, too.
-        by_item = needs.vocabulary or (needs.logits and "decoder_input_ids" in self.input_names)
+        decodes = shape.item == "token" and "decoder_input_ids" in self.input_names
+        by_item = needs.vocabulary or (needs.logits and decodes)
         return Contents(
             dataclasses.replace(needs, logits=needs.logits and not by_item, vocabulary=by_item), shape, top_k
         )

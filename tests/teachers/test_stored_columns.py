@@ -1,15 +1,18 @@
-"""Columns that are not tensors, and stores that are opened one after the other."""
+"""Columns that are not tensors or not read, and stores that are opened one after the other."""
 
 import gc
 import weakref
 
 import numpy as np
 import pytest
+import tiny_seq2seq
 import torch
 from small_runs import CPU, LOGITS, collate, rows_of_lengths
+from tiny_models import VOCAB
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from distil_nlp.signals import Needs, Shape, Signals
-from distil_nlp.teachers import StoredTeacher
+from distil_nlp.teachers import ModelTeacher, StoredTeacher
 from distil_nlp.teachers.store import OutputStore
 
 ROWS = rows_of_lengths((5, 3, 6, 4))
@@ -80,6 +83,24 @@ def test_what_is_said_of_a_whole_batch_belongs_to_every_row(tmp_path):
     for note in ("x", ["x", "y", "z"]):
         stored(made_of((0, 1), TEXTS, note=note), LOGITS)
     assert stored.num_rows == 4
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("auto", [AutoModelForSequenceClassification, AutoModelForQuestionAnswering])
+def test_labels_are_not_read_by_an_encoder_decoder_that_writes_nothing(tmp_path, family, auto):
+    teacher = auto.from_config(tiny_seq2seq.CONFIGS[family](vocab_size=VOCAB, num_labels=2)).eval()
+    rows = [{**row, "labels": row["labels"] % 2} for row in ROWS]
+    for row in rows:  # by which BART finds what it classifies
+        row["input_ids"] = torch.cat([row["input_ids"], torch.tensor([teacher.config.eos_token_id])])
+        row["attention_mask"] = torch.ones_like(row["input_ids"])
+    stored = opened(tmp_path, teacher)
+    stored(collate(rows[:2]), LOGITS)
+    made = collate([{**row, "labels": 1 - row["labels"]} for row in rows])
+    got, expected = stored(made, LOGITS).logits, ModelTeacher(teacher)(made, LOGITS).logits
+    assert stored.num_rows == len(rows)
+    if auto is AutoModelForQuestionAnswering:  # padding's are not stored
+        expected = expected.masked_fill(made["attention_mask"][:, None] == 0, 0)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_store_that_another_has_replaced_is_let_go(tmp_path):
