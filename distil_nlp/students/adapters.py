@@ -75,6 +75,20 @@ def _heads(student: PreTrainedModel) -> list[str]:
     ]
 
 
+def refuse_adapters(model: nn.Module) -> None:
+    """Refuses a model with adapters, around it or put into it, where an ordinary one is made of its weights.
+
+    Raises:
+        ModelError: naming the way out.
+    """
+    if hasattr(model, "peft_config"):
+        raise ModelError(
+            "A smaller model takes over another's own weights.",
+            f"This {type(model).__name__} has adapters beside them.",
+            "Merge its adapters into it: model = peft_model.merge_and_unload().",
+        )
+
+
 def merge_adapters(model: nn.Module) -> PreTrainedModel:
     """An ordinary model with adapters added to its weights; one without adapters as it is."""
     if not hasattr(model, "merge_and_unload"):

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from distil_nlp.blocks import describe, find_stacks
 from distil_nlp.errors import ModelError
 from distil_nlp.signals import Batch
+from distil_nlp.students.adapters import refuse_adapters
 from distil_nlp.students.choice import Layers, choose_blocks
 from distil_nlp.students.depth import shallower
 from distil_nlp.students.width import narrower
@@ -60,8 +61,8 @@ def build_student(
             size of weights does.
 
     Raises:
-        ModelError: for what is no model, if nothing is asked for, for blocks or rules that do not exist, for blocks
-            that would be others in their new places, and for sizes that the model cannot have.
+        ModelError: for what is no model or has adapters, if nothing is asked for, for blocks or rules that do not
+            exist, for blocks that would be others in their new places, and for sizes that the model cannot have.
 
     References:
         Sanh et al. (2019), arXiv:1910.01108, section 3: initialisation from the teacher's layers.
@@ -131,6 +132,7 @@ def _check_teacher(teacher: Any) -> None:
             f"Found {teacher!r}." if isinstance(teacher, str) else f"Found an object of type {type(teacher).__name__}.",
             "Load it first: AutoModelForSequenceClassification.from_pretrained(...), say.",
         )
+    refuse_adapters(teacher)
     if is_quantized(teacher):
         raise ModelError(
             "A student takes over its teacher's weights.",

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.errors import ModelError
+from distil_nlp.students.adapters import refuse_adapters
 from distil_nlp.students.inherit import changed_axes, inherit, placed_like
 
 _MORE_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
@@ -29,8 +30,10 @@ def trim_embeddings(
         trimmed: What :func:`~distil_nlp.students.trim_vocabulary` made of it, perhaps for another model.
 
     Raises:
-        ModelError: if the one tokenizer is not the other's, or lacks a token that the model's configuration names.
+        ModelError: if the one tokenizer is not the other's, or lacks a token that the model's configuration names,
+            or if the model has adapters.
     """
+    refuse_adapters(model)
     return trimmed_model(model, kept_ids(model, tokenizer, trimmed))
 
 

@@ -16,6 +16,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from distil_nlp.errors import DataError, ModelError
+from distil_nlp.students.adapters import refuse_adapters
 from distil_nlp.students.embeddings import embedding_rows, named_ids, trimmed_model
 from distil_nlp.students.segmentation import (
     Specification,
@@ -86,9 +87,10 @@ def trim_vocabulary(
     Raises:
         ModelError: for a slow tokenizer, one that is not WordPiece, BPE or Unigram, one that is loaded without what was
             set in memory, tokens in ``keep`` that it does not have, a ``max_size`` below what is always kept, or a
-            model whose embeddings cannot be trimmed.
+            model whose embeddings cannot be trimmed, or with adapters.
         DataError: if there is no text.
     """
+    refuse_adapters(model)
     specification, vocabulary = _specification(tokenizer), tokenizer.get_vocab()
     _check_fits(model, vocabulary)
     named = _known(keep, vocabulary)

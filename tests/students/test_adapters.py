@@ -4,12 +4,13 @@ import pytest
 import torch
 from tiny_models import tiny_model
 from tiny_objectives import make
+from tiny_tokenizers import tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from distil_nlp import DistillationTrainer
 from distil_nlp.errors import ModelError
 from distil_nlp.objectives import Attentions, HiddenStates, LogitsKL, TaskLoss
-from distil_nlp.students import add_lora, merge_adapters
+from distil_nlp.students import add_lora, build_student, merge_adapters, trim_embeddings, trim_vocabulary
 
 pytest.importorskip("peft")
 
@@ -82,3 +83,23 @@ def test_a_step_with_adapters_is_the_step_of_the_same_weights_in_full(tmp_path):
 def test_a_layer_that_is_not_there(tmp_path):
     with pytest.raises(ModelError, match=r"linear layers of BertForSequenceClassification are named .*query"):
         add_lora(tiny_model(), target_modules=["q_proj"])
+
+
+@pytest.mark.parametrize(
+    "make_of",
+    [
+        lambda model, _: build_student(model, num_layers=2),
+        lambda model, _: build_student(model, intermediate_size=16),
+        lambda model, tokenizer: trim_vocabulary(model, tokenizer, ["the film"]),
+        lambda model, tokenizer: trim_embeddings(model, tokenizer, tokenizer),
+    ],
+    ids=["depth", "width", "vocabulary", "embeddings"],
+)
+def test_a_model_with_adapters_is_refused_where_its_weights_are_taken_over(make_of):
+    tokenizer = tiny_tokenizer("wordpiece")
+    base = tiny_model(vocab_size=len(tokenizer))
+    adapted = add_lora(base, rank=2)
+    for model in (adapted, base):  # which has them inside by now
+        with pytest.raises(ModelError, match="merge_and_unload"):
+            make_of(model, tokenizer)
+    make_of(merge_adapters(adapted), tokenizer)
