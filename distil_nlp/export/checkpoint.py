@@ -59,10 +59,13 @@ def check_checkpoint(model_dir: Path, task: str) -> None:
         raise ExportError(f"Export a model for the task '{task}'.", near_match(task, AUTO_CLASSES))
     missing = [name for name in ("config.json", "*.safetensors") if not any(model_dir.glob(name))]
     if missing:
+        adapted = (model_dir / "adapter_config.json").exists()  # what a trainer saves of a student with adapters
         raise ExportError(
             f"Export the checkpoint {model_dir}.",
-            f"It has no {' and no '.join(missing)}.",
-            "Give a folder written by save_pretrained.",
+            f"It has {'adapters, and ' if adapted else ''}no {' and no '.join(missing)}.",
+            "Merge them first, and give that folder: distil_nlp.students.merge_adapters(student).save_pretrained(DIR)."
+            if adapted
+            else "Give a folder written by save_pretrained.",
         )
 
 

@@ -226,6 +226,16 @@ def test_checkpoint_of_another_task_is_refused(bert, samples, tmp_path):
         export_onnx(bert, tmp_path / "onnx", task="question-answering", samples=samples, backend="native")
 
 
+def test_adapters_alone_are_refused(samples, tmp_path):
+    (tmp_path / "adapter_model.safetensors").touch()
+    request = {"task": TASK, "samples": samples, "backend": "native"}
+    with pytest.raises(ExportError, match="written by save_pretrained"):
+        export_onnx(tmp_path, tmp_path / "onnx", **request)
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(ExportError, match=r"merge_adapters\(student\).save_pretrained"):
+        export_onnx(tmp_path, tmp_path / "onnx", **request)
+
+
 def test_transformers_without_an_exporter(bert, samples, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers.exporters.exporter_onnx", None)
     with pytest.raises(ExportError, match="has no ONNX exporter"):
