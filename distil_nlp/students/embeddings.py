@@ -14,7 +14,7 @@ from distil_nlp.errors import ModelError
 from distil_nlp.students.adapters import refuse_adapters
 from distil_nlp.students.inherit import changed_axes, inherit, placed_like
 
-_MORE_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
+_MORE_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias")
 
 
 def trim_embeddings(
@@ -107,20 +107,26 @@ def embedding_rows(model: PreTrainedModel) -> int:
 
 
 def _ids_in(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that name tokens by their ids: numbers, lists, or lists of lists."""
+    """The fields of a configuration that name tokens by their ids: numbers, lists, or dicts by them."""
     fields = {name: value for name, value in vars(config).items() if name.endswith("_token_id") or name in _MORE_IDS}
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _flat(value: Any) -> list[int]:
-    return [index for each in value for index in _flat(each)] if isinstance(value, list) else [value]
+    if isinstance(value, list | tuple | dict):
+        return [index for each in value for index in _flat(each)]
+    return [value] if isinstance(value, int) else []  # a bias is none
 
 
 def _renumber(config: Any, new_ids: dict[int, int]) -> None:
     """Gives the tokens that a configuration names their new ids; ids of no token stay as they are."""
 
     def renumbered(value: Any) -> Any:
-        return [renumbered(each) for each in value] if isinstance(value, list) else new_ids.get(value, value)
+        if isinstance(value, dict):
+            return {renumbered(ids): bias for ids, bias in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(renumbered, value))
+        return new_ids.get(value, value) if isinstance(value, int) else value
 
     for name, value in _ids_in(config).items():
         setattr(config, name, renumbered(value))

@@ -49,6 +49,20 @@ def test_models_that_name_tokens_of_their_own():
     assert torch.equal(rows[1][-1], rows[0][len(old) + 2])
 
 
+@pytest.mark.parametrize(
+    "form", [dict, lambda biases: [[list(ids), bias] for ids, bias in biases]], ids=["dict", "list"]
+)
+def test_tokens_with_a_bias_are_kept_and_named_anew(form):
+    old = tiny_tokenizer("byte_level_bpe")
+    model = tiny_model("gpt2", "next_token", vocab_size=len(old))
+    first, second = len(old) - 3, len(old) - 2
+    bias = float(first)
+    model.generation_config.sequence_bias = form([((first,), -5.0), ((first, second), bias)])
+    trimmed = trim_vocabulary(model, old, ["a"])
+    first, second = map(trimmed.kept.index, (first, second))
+    assert trimmed.model.generation_config.sequence_bias == form([((first,), -5.0), ((first, second), bias)])
+
+
 def test_tokenizers_that_do_not_belong_together_are_refused():
     old, other = tiny_tokenizer("wordpiece"), tiny_tokenizer("unigram")
     with pytest.raises(ModelError, match="not one of the whole tokenizer"):
