@@ -140,7 +140,7 @@ class StoredTeacher:
         return recording.signals(batch, needs)
 
     def fingerprint(self) -> str:
-        """What tells this teacher from any other."""
+        """What tells this teacher from any other, as it is now: a trainer may have fitted it to its padding."""
         return self._fingerprint or fingerprint_of(self._loaded())
 
     def flush(self) -> None:
