@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
 from distil_nlp.data.read import RawData
 from distil_nlp.data.tasks import TASKS
+from distil_nlp.errors import DataError
 from distil_nlp.recipe.tasks import (
     QuestionAnsweringSection,
     Text2TextGenerationSection,
@@ -68,6 +69,12 @@ def test_it_is_left_out(
 def test_tags_may_be_numbers_that_stand_for_none() -> None:
     assert clean("token-classification", tags([0, 1]), tags([-1, -1]), IDS) == {"train", "validation"}
     assert clean("token-classification", tags([0, 1]), tags([-100, -100])) == {"train", "validation"}
+
+
+@pytest.mark.parametrize("wrong", [1, "B-PER O", [["O"]]])
+def test_a_column_without_lists_of_tags_is_still_an_error(wrong: Any) -> None:
+    with pytest.raises(DataError, match="does not hold a list of labels"):
+        clean("token-classification", tags(["B-PER", "O"]), tags(wrong))
 
 
 def test_a_text_has_nothing_to_keep_to_itself() -> None:

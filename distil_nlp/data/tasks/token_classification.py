@@ -51,8 +51,9 @@ class TokenClassification(Task):
     def says_nothing(self, rows: Dataset, raw: RawData) -> bool:
         """All words have the tag of what is no entity, or none."""
         names = raw.label_names or getattr(getattr(rows.features[self.settings.tags], "feature", None), "names", [])
-        nothing = {"O", -1, -100, *(number for number, name in enumerate(names) if name == "O")}
-        return all(tag in nothing for tags in rows[self.settings.tags][:] for tag in tags or ())
+        nothing = ["O", -1, IGNORED, *(number for number, name in enumerate(names) if name == "O")]
+        found = [tags or [] for tags in rows[self.settings.tags][:]]
+        return all(isinstance(tags, list) and all(tag in nothing for tag in tags) for tags in found)
 
     def _clean(self, rows: Dataset, tags: list[list[int] | None], feature: Sequence, dropped: Counter[str]) -> Dataset:
         kept = []
