@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +152,6 @@ def describe(model: PreTrainedModel) -> Shape:
     problem = config.problem_type if item == "example" else None
     if item == "example" and config.num_labels == 1:
         problem = REGRESSION
-    kept, kept_of = (getattr(model.config, name, None) for name in ("kept_layers", "kept_layers_of"))
     return Shape(
         num_layers=config.num_hidden_layers,
         width=config.hidden_size,
@@ -161,8 +161,14 @@ def describe(model: PreTrainedModel) -> Shape:
         problem=None if problem == "single_label_classification" else problem,
         attention_inputs=observes_inputs(model),
         attention_width=_attention_width(config),
-        kept_layers=(kept, kept_of) if kept and kept_of and len(kept) == config.num_hidden_layers else None,
+        kept_layers=kept_layers(model.config, config.num_hidden_layers),
     )
+
+
+def kept_layers(config: PretrainedConfig, num_layers: int) -> tuple[Sequence[int], int] | None:
+    """From which blocks, numbered from 1, of how many a model's own were made; None if it does not say it of each."""
+    kept, total = (getattr(config, name, None) for name in ("kept_layers", "kept_layers_of"))
+    return (kept, total) if kept and total and len(kept) == num_layers else None
 
 
 def _is_one_of(model: nn.Module, names: frozenset[str]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from distil_nlp.errors import RecipeError, near_match
-from distil_nlp.evaluation.metrics import higher_is_better
+from distil_nlp.evaluation.metrics import METRICS, higher_is_better
 from distil_nlp.recipe import Recipe
 
 # What a recipe may overrule; every other argument has transformers' own default.
@@ -109,6 +109,7 @@ def check_training(
 
 
 def _metric(best: str, metrics: Sequence[str]) -> str | None:
-    """The metric of which an evaluation's value is the only one, or, of the Hub's, one of several."""
+    """Which metric gives a value of this name: one so called, or one of the Hub's that gives several values."""
     name = best.removeprefix("eval_")
-    return next((metric for metric in metrics if name == metric or name.startswith(f"{metric}_")), None)
+    several = (metric for metric in metrics if metric not in METRICS and name.startswith(f"{metric}_"))
+    return name if name in metrics else next(several, None)

@@ -206,14 +206,17 @@ class Assembly(Models):
         """A section of the recipe as ``TrainingArguments``, under its seed or another one."""
         return make_training_arguments(self.recipe, arguments, output_dir, seed, metrics=self._followed)
 
-    def check_training(self, key: str, arguments: dict[str, Any], *, rows: int, **whose: Any) -> None:
-        """Refuses training under arguments, those of a key of the recipe, that would not come to its end.
+    def checked_arguments(
+        self, key: str, arguments: dict[str, Any], *, of: str, terms: Sequence[str], rows: int
+    ) -> TrainingArguments:
+        """A section of the recipe as ``TrainingArguments`` under which training would come to its end.
 
         Args:
             key: Of the section.
             arguments: The section.
+            of: Whose training it is.
+            terms: Of its loss, by name.
             rows: To train on.
-            **whose: ``of`` whom the training is, and the ``terms`` of its loss.
 
         Raises:
             RecipeError: with the line of the recipe.
@@ -221,7 +224,8 @@ class Assembly(Models):
         """
         made = self.training_arguments(arguments, Path(gettempdir()))
         check_arguments(made)
-        check_training(self.recipe, key, made, metrics=self._followed, rows=rows, **whose)
+        check_training(self.recipe, key, made, of=of, terms=terms, metrics=self._followed, rows=rows)
+        return made
 
     @property
     def _followed(self) -> tuple[str, ...]:

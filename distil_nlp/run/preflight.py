@@ -97,7 +97,7 @@ def check(assembly: Assembly, teachers: Mapping[str, PreTrainedModel] | None = N
     untaught = [("a teacher", key, arguments) for key, arguments in recipe.teacher.trainings().items()]
     untaught += [("a control, which has no teacher,", "training", recipe.training)] if recipe.control else []
     for of, key, arguments in untaught:
-        assembly.check_training(key, arguments, of=of, terms=["task_loss"], rows=summary.rows["train"])
+        assembly.checked_arguments(key, arguments, of=of, terms=["task_loss"], rows=summary.rows["train"])
     teachers = _tried_teachers(assembly, teachers)
     [teacher, *_] = teachers.values()
     copies = _try_augmentation(assembly, teacher)
@@ -171,10 +171,9 @@ def _try_stage(
     lesson = parts.lesson(stage, on_task)
     parts.choose_layers(objectives, student, lesson.teacher, lesson.rows)
     guide = as_teacher(lesson.guide)
-    names = [objective.name for objective in objectives]
-    parts.check_training(stage.key("training"), stage.training, of="the student", terms=names, rows=len(lesson.rows))
-    smoothing = float(stage.training.get("label_smoothing_factor", 0.0))
-    objectives = checked_objectives(objectives, guide, label_smoothing=smoothing)
+    key, names = stage.key("training"), [objective.name for objective in objectives]
+    arguments = parts.checked_arguments(key, stage.training, of="the student", terms=names, rows=len(lesson.rows))
+    objectives = checked_objectives(objectives, guide, label_smoothing=arguments.label_smoothing_factor)
     terms, activations = _terms(objectives, student, guide, _one_batch(parts, stage, lesson.rows))
     if stage.text is not None:
         check_features_only(parts.recipe, stage, objectives)

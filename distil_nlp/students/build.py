@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from distil_nlp.blocks import describe, find_stacks
+from distil_nlp.blocks import find_stacks, kept_layers
 from distil_nlp.errors import ModelError
 from distil_nlp.signals import Batch
 from distil_nlp.students.adapters import refuse_adapters
@@ -93,7 +93,7 @@ def build_student(
     [(field, blocks), *others] = find_stacks(teacher).items()
     if not others:  # of two stacks hidden states are not matched
         every = range(1, blocks.num_layers + 1)
-        first, student.config.kept_layers_of = describe(teacher).kept_layers or (every, len(every))
+        first, student.config.kept_layers_of = kept_layers(teacher.config, len(every)) or (every, len(every))
         student.config.kept_layers = [first[block - 1] for block in kept.get(field, every)]
     return student
 

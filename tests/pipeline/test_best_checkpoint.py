@@ -19,6 +19,7 @@ def chosen_by(name, **others):
     [
         ("training", "acuracy", ["the student", "Did you mean 'accuracy'?", "logits_kl"]),
         ("training", "entity_f1", ["the student", "Known: "]),
+        ("training", "accuracy_micro", ["the student", "Known: "]),  # what the library has gives one value
         ("training", "logits_kl", ["a control, which has no teacher,", "task_loss"]),
         ("teacher__fine_tune", "logits_kl", ["a teacher", "task_loss"]),
     ],

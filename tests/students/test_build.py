@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import FAMILIES, batch, tiny_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, ViTConfig, ViTModel
 
 from distil_nlp.blocks import describe
 from distil_nlp.errors import ModelError
@@ -140,6 +140,13 @@ def test_of_a_students_student_the_first_teachers_blocks_are_known():
     ):
         with pytest.raises(ModelError, match=r"(?s)\[2, 5\] of a model's 6 blocks.*Give the teacher that"):
             kept_pairs(shallow, other)
+
+
+def test_of_models_without_a_vocabulary_layers_are_noted_too():
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4
+    )
+    assert build_student(ViTModel(config), num_layers=2).config.kept_layers == [2, 4]
 
 
 def test_of_a_teacher_whose_blocks_are_others_by_now_its_own_count():

@@ -81,8 +81,11 @@ def compute_metrics(
                 f"Use {', '.join(suitable)}.",
             )
         METRICS[name].check_labels(label_names or ())
-        if references is not None and METRICS[name].checks_references:
-            METRICS[name].check_references(references())
+    checked = [METRICS[name] for name in names if name in METRICS and METRICS[name].checks_references]
+    if checked and references is not None:
+        right = references()
+        for metric in checked:
+            metric.check_references(right)
     loaded = {name: load_metric(name) for name in names}
     for name in [name for name in names if name not in METRICS]:
         _try(name, loaded[name], takes, label_names or (), headline=name == names[0])
